@@ -1,0 +1,93 @@
+"""How kernels are compiled: helpers that link into entries, and entries with a C address.
+
+``@kernel`` marks a helper: compiled when an entry first uses it. ``@entry(signature)`` marks a compiled C function: loaded
+from the cache or compiled on first use of its address. Calling an entry from Python releases the GIL.
+``KERNELS`` and ``ENTRIES`` list all of both that were imported, for tests and for the warm-up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numba
+from numba import njit
+from numba.core import sigutils, types
+from numba.core.ccallback import CFunc
+
+from penstock.machine.cache import cache_lock
+
+KERNELS: list[Any] = []
+ENTRIES: list[Entry] = []
+
+Function = Callable[..., Any]
+
+
+def kernel(function: Function) -> Any:
+    """A helper kernel: int64 in, int64 out, no exceptions, callable from other kernels and from Python."""
+    compiled = njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+    KERNELS.append(compiled)
+    return compiled
+
+
+class Entry:
+    """A compiled C function of int64 operands and result."""
+
+    def __init__(self, function: Function, signature: str) -> None:
+        self.function = function
+        self.signature = signature
+        self.name = f"{function.__module__.removeprefix('penstock.')}.{function.__name__}"
+        self.__doc__ = function.__doc__
+        _args, result = sigutils.normalize_signature(signature)
+        if result != types.int64 or any(arg != types.int64 for arg in _args):
+            raise TypeError(f"entry {self.name}: signature {signature} must be int64 throughout")
+        self._prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * len(_args))
+
+    @cached_property
+    def _callable(self) -> Any:
+        if numba.config.DISABLE_JIT:
+            return self._prototype(self.function)
+        signature = sigutils.normalize_signature(self.signature)
+        self.compiled = CFunc(self.function, signature, locals={}, options={"nopython": True, "error_model": "numpy"})
+        self.compiled.enable_caching()
+        self.compiled.compile()
+        return self._prototype(self.compiled.address)
+
+    @property
+    def address(self) -> int:
+        """The address to be called; compiles or loads the code on first use."""
+        return int(ctypes.cast(self._callable, ctypes.c_void_p).value or 0)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the code came from the cache (valid once loaded)."""
+        return bool(numba.config.DISABLE_JIT or self.compiled.cache_hits)
+
+    def __call__(self, *args: int) -> int:
+        return int(self._callable(*map(int, args)))
+
+
+def entry(signature: str) -> Callable[[Function], Entry]:
+    """Make the decorated kernel a C function of the given Numba signature, all int64."""
+
+    def wrap(function: Function) -> Entry:
+        result = Entry(function, signature)
+        ENTRIES.append(result)
+        return result
+
+    return wrap
+
+
+def compile_all(report: Callable[[int, int, str], None]) -> int:
+    """Load or compile every imported entry, under a lock; ``report(done, total, name)`` before each. Returns misses."""
+    if numba.config.DISABLE_JIT:
+        return 0
+    misses = 0
+    with cache_lock():
+        for done, each in enumerate(ENTRIES):
+            report(done, len(ENTRIES), each.name)
+            misses += bool(each.address) and not each.cached
+        report(len(ENTRIES), len(ENTRIES), "")
+    return misses
