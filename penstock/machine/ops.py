@@ -150,7 +150,9 @@ def fence(context: Any, builder: ir.IRBuilder) -> None:
 def pause(context: Any, builder: ir.IRBuilder) -> None:
     """Tell the core that this is a spin loop (x86 PAUSE; nothing elsewhere)."""
     if "x86" in str(builder.module.triple):
-        builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), ir.FunctionType(ir.VoidType(), [])), [])
+        builder.call(
+            builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), ir.FunctionType(ir.VoidType(), [])), []
+        )
 
 
 def _prefetch(name: str, write: int) -> Op:

@@ -38,7 +38,9 @@ class ArenaError(Exception):
 def free_huge_bytes() -> int:
     """Bytes of 2 MB huge pages that nobody has taken or reserved."""
     try:
-        free, reserved = (int((HUGE_PAGE_DIRECTORY / name).read_text()) for name in ("free_hugepages", "resv_hugepages"))
+        free, reserved = (
+            int((HUGE_PAGE_DIRECTORY / name).read_text()) for name in ("free_hugepages", "resv_hugepages")
+        )
     except FileNotFoundError:
         return 0
     return (free - reserved) * HUGE_PAGE

@@ -17,7 +17,9 @@ POOL = np.dtype(
     [("ring", "i8"), ("first", "i8"), ("count", "i8"), ("buffer_bytes", "i8"), ("pad", "i8", 4)],
     align=True,
 )
-CACHE = np.dtype([("pool", "i8"), ("count", "i8"), ("empty", "i8"), ("pad", "i8", 5), ("slots", "i8", CACHE_SLOTS)], align=True)
+CACHE = np.dtype(
+    [("pool", "i8"), ("count", "i8"), ("empty", "i8"), ("pad", "i8", 5), ("slots", "i8", CACHE_SLOTS)], align=True
+)
 SLOTS = CACHE.itemsize - CACHE_SLOTS * 8
 
 pool_at = view(POOL)

@@ -1,0 +1,1 @@
+"""The compiled data plane: worker loop, forwarding, FDB, output, drop reasons."""

@@ -1,0 +1,59 @@
+"""Why a frame was dropped: every reason declared once, for kernels (the index), counters, CLI text and docs.
+
+A reason counts against a port and a direction: ``rx`` at the port where the frame came in, ``tx`` at the port it was to leave by.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    """One drop reason. ``name`` is what the operator sees, ``text`` says what happened and what helps."""
+
+    name: str
+    direction: str
+    text: str
+
+
+REASONS: tuple[Reason, ...] = (
+    Reason("runt", "rx", "shorter than an Ethernet header"),
+    Reason("bad_offload", "rx", "the sender's offload header contradicts the frame (segment size, checksum position)"),
+    Reason("multicast_source", "rx", "the source MAC address is a multicast address"),
+    Reason(
+        "reserved_multicast", "rx", "for a link-local group address (01:80:c2:00:00:0x), which bridges do not forward"
+    ),
+    Reason("vlan_not_member", "rx", "the port is not a member of the frame's VLAN: see its tag and trunks"),
+    Reason("vlan_tagged_on_access", "rx", "a tagged frame came in on an access port"),
+    Reason("same_port", "rx", "the destination was learned on the port that the frame came from"),
+    Reason("no_destination", "rx", "flooded, but no other port is a member of the VLAN"),
+    Reason("patch_loop", "rx", "crossed too many patch ports: is there a loop between bridges?"),
+    Reason("port_down", "tx", "the port is down or its device is gone"),
+    Reason("mtu_exceeded", "tx", "longer than the MTU of the port it was to leave by"),
+    Reason("tx_ring_full", "tx", "the receiver takes frames slower than they come"),
+    Reason("tx_rejected", "tx", "the receiving device refused the frame or its offload header"),
+    Reason("no_buffers", "tx", "no free packet buffer to copy or segment the frame"),
+    Reason("cannot_segment", "tx", "a large segment that the port cannot take and software cannot split"),
+    Reason("patch_full", "tx", "more copies of frames wait for this patch port than a burst holds"),
+    Reason("no_peer", "tx", "the patch port's peer does not exist"),
+)
+
+(
+    RUNT,
+    BAD_OFFLOAD,
+    MULTICAST_SOURCE,
+    RESERVED_MULTICAST,
+    VLAN_NOT_MEMBER,
+    VLAN_TAGGED_ON_ACCESS,
+    SAME_PORT,
+    NO_DESTINATION,
+    PATCH_LOOP,
+    PORT_DOWN,
+    MTU_EXCEEDED,
+    TX_RING_FULL,
+    TX_REJECTED,
+    NO_BUFFERS,
+    CANNOT_SEGMENT,
+    PATCH_FULL,
+    NO_PEER,
+) = range(len(REASONS))

@@ -1,0 +1,277 @@
+"""The structs that workers, ports and the engine share, each declared once.
+
+Who writes: PORT, BRIDGE, MEMBERS, PORT_CONFIG, RXQ_LIST and the constant part of RXQ, TXQ, WORKER belong to the engine's main
+thread; it replaces what workers follow by storing a pointer and frees the old after every worker passed a quiet point.
+PACKET, OUTPUT, COUNTERS and the running part of WORKER and RXQ belong to one worker.
+
+A packet's bytes are ``head_len`` bytes at ``head``, then ``tail_len`` at ``tail``. Every header lies in ``head``: a receive
+function puts at least min(length, 256) bytes there, and at most HEADER_MAX when there is a tail. ``headroom`` bytes (at least
+HEADROOM) before ``head`` may be overwritten.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.datapath.drops import REASONS
+from penstock.machine import kernel, offset, view
+
+BURST = 32
+MAX_PORTS = 4096
+MAX_BRIDGES = 256
+MAX_WORKERS = 16
+HEADROOM = 128
+HEADER_MAX = 256
+FRAME_MAX = 65536 + 128  # a 64 KB GSO frame with its headers
+SCRATCH_STRIDE = 66 * 1024 + 192  # per frame; not a multiple of 4 KB, so that frame starts spread over the cache's sets
+ETHERNET_HEADER = 14
+
+FLAG_CSUM_PARTIAL, FLAG_CSUM_VALID, FLAG_ECN = 1, 2, 4
+GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 3, 4, 5
+OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO, OFFLOAD_USO = 1, 2, 4, 8, 16
+OFFLOAD_NAMES = {
+    OFFLOAD_CSUM: "csum",
+    OFFLOAD_TSO4: "tso4",
+    OFFLOAD_TSO6: "tso6",
+    OFFLOAD_UFO: "ufo",
+    OFFLOAD_USO: "uso",
+}
+
+PACKET = np.dtype(
+    [
+        ("head", "i8"),
+        ("tail", "i8"),
+        ("head_len", "i4"),
+        ("tail_len", "i4"),
+        ("headroom", "i4"),
+        ("in_port", "i4"),
+        ("csum_start", "u2"),  # from the frame's start; valid with FLAG_CSUM_PARTIAL, as csum_offset
+        ("csum_offset", "u2"),
+        ("gso_size", "u2"),
+        ("gso_type", "u1"),
+        ("flags", "u1"),
+        ("l3", "u2"),  # offsets from the frame's start, set by parse; 0: no such layer
+        ("l4", "u2"),
+        ("depth", "u2"),  # patch ports crossed
+        ("vid", "u2"),  # VLAN that the frame belongs to inside the bridge
+        ("key", "i8"),  # address of its flow key
+        ("source", "i8"),  # FDB buckets of its addresses
+        ("destination", "i8"),
+        ("pad", "i8", 7),
+    ],
+    align=True,
+)
+
+RXQ = np.dtype(
+    [
+        ("rx", "i8"),  # rx_burst(rxq, packets, max) -> n
+        ("release", "i8"),  # release(rxq): the burst was transmitted; 0 when there is nothing to give back
+        ("pending", "i8"),  # for queues without descriptor: pending(rxq) -> 1 when frames wait
+        ("ctx", "i8"),  # the kind's private struct
+        ("scratch", "i8"),  # BURST buffers of SCRATCH_STRIDE bytes, the worker's: frames may be read there
+        ("fd", "i4"),  # polled by epoll; -1: asked on every turn
+        ("port", "i4"),
+        ("error", "i4"),  # errno that the receive function met: the queue is not asked again
+        ("active", "i4"),  # the worker's: frames waited at the last look
+        ("pad", "i8"),
+    ],
+    align=True,
+)
+
+TXQ = np.dtype(
+    [
+        ("tx", "i8"),  # tx_burst(txq, list of PACKET addresses, n): copies out, counts what it sent and dropped
+        ("ctx", "i8"),
+        ("lock", "i8"),  # address of a spin lock word shared by the port's workers; 0: this worker's own queue
+        ("counters", "i8"),  # COUNTERS of this port and worker
+        ("fd", "i4"),
+        ("queue", "i4"),
+        ("offloads", "i4"),
+        ("port", "i4"),
+        ("scratch", "i8"),  # 4 KB, the worker's, for vectors of buffers
+        ("pad", "i8"),
+    ],
+    align=True,
+)
+TX_SCRATCH = 4096
+
+DROPS_MAX = 56
+assert len(REASONS) <= DROPS_MAX
+COUNTERS = np.dtype(
+    [
+        ("rx_packets", "i8"),
+        ("rx_bytes", "i8"),
+        ("tx_packets", "i8"),
+        ("tx_bytes", "i8"),
+        ("pad", "i8", 4),
+        ("drops", "i8", DROPS_MAX),
+    ],
+    align=True,
+)
+COUNTER_DROPS = offset(COUNTERS, "drops")
+
+VLAN_ACCESS, VLAN_TRUNK, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED = range(4)
+VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged")
+
+PORT_CONFIG = np.dtype(
+    [("mode", "i8"), ("tag", "i8"), ("pad", "i8", 6), ("members", "u1", 512)], align=True
+)  # bit per VLAN id
+CONFIG_MEMBERS = offset(PORT_CONFIG, "members")
+
+PORT_FREE, PORT_UP, PORT_DOWN = range(3)
+PORT = np.dtype(
+    [
+        ("state", "i4"),
+        ("bridge", "i4"),
+        ("config", "i8"),
+        ("txqs", "i8"),  # MAX_WORKERS consecutive TXQ
+        ("counters", "i8"),  # MAX_WORKERS consecutive COUNTERS
+        ("mtu", "i4"),
+        ("peer", "i4"),  # patch: port number of the peer; -1 none; -2 not a patch port
+        ("capture", "i4"),  # bytes of each frame to capture; 0 off
+        ("pad0", "i4"),
+        ("pad", "i8", 2),
+        ("name", "S64"),
+    ],
+    align=True,
+)
+
+BRIDGE = np.dtype(
+    [("state", "i8"), ("fdb", "i8"), ("members", "i8"), ("ageing", "i8"), ("pad", "i8", 4), ("name", "S64")],
+    align=True,
+)
+MEMBERS = np.dtype([("count", "i8"), ("ports", "i4", MAX_PORTS)], align=True)
+MEMBER_PORTS = offset(MEMBERS, "ports")
+
+OUTPUT = np.dtype([("count", "i8"), ("pad", "i8", 7), ("packets", "i8", BURST)], align=True)
+OUTPUT_PACKETS = offset(OUTPUT, "packets")
+
+RXQ_LIST_MAX = MAX_PORTS
+RXQ_LIST = np.dtype(
+    [("polled", "i8"), ("count", "i8"), ("queues", "i8", RXQ_LIST_MAX)], align=True
+)  # polled ones first
+LIST_QUEUES = offset(RXQ_LIST, "queues")
+
+RUNNING, SLEEPING = 0, 1
+POLL_ADAPTIVE, POLL_BUSY = 0, 1
+EVENTS_MAX = 64
+CLONES_MAX = 512
+STAGES = ("rx", "parse", "forward", "tx")
+
+WORKER = np.dtype(
+    [
+        # constant while it runs
+        ("index", "i8"),
+        ("ports", "i8"),  # MAX_PORTS consecutive PORT
+        ("bridges", "i8"),
+        ("outputs", "i8"),  # MAX_PORTS consecutive OUTPUT
+        ("dirty", "i8"),  # port numbers with output, i4
+        ("packets", "i8"),  # BURST consecutive PACKET
+        ("keys", "i8"),  # BURST consecutive keys
+        ("cache", "i8"),  # of the pool of clones
+        ("clones", "i8"),  # CLONES_MAX addresses
+        ("events", "i8"),  # EVENTS_MAX epoll events
+        ("packet_in", "i8"),  # record rings
+        ("packet_out", "i8"),  # 0 but for worker 0
+        ("captures", "i8"),
+        ("trace", "i8"),  # TRACE when this context only explains; else 0
+        ("epoll", "i8"),
+        ("cycles_hz", "i8"),
+        ("poll", "i8"),
+        ("spin_cycles", "i8"),
+        ("punt", "i8"),  # 1: frames for reserved group addresses go to packet_in
+        ("active", "i8"),  # addresses of queues with frames waiting
+        ("pad0", "i8", 4),
+        # written by the main thread
+        ("queues", "i8"),  # RXQ_LIST
+        ("stop", "i8"),
+        ("pad1", "i8", 6),
+        # written by the worker, read by the main thread
+        ("turns", "i8"),
+        ("state", "i8"),
+        ("now", "i8"),  # coarse seconds of CLOCK_MONOTONIC
+        ("started", "i8"),  # cycle counter at start
+        ("pad2", "i8", 4),
+        # the worker's alone, and its statistics
+        ("dirty_count", "i8"),
+        ("clone_count", "i8"),
+        ("active_count", "i8"),
+        ("clock_cycles", "i8"),
+        ("unix_offset", "i8"),  # nanoseconds from CLOCK_MONOTONIC to the Unix epoch, for captures
+        ("busy_turns", "i8"),
+        ("busy_cycles", "i8"),
+        ("last_cycles", "i8"),
+        ("packets_total", "i8"),
+        ("bursts", "i8"),
+        ("sleeps", "i8"),
+        ("staged_packets", "i8"),
+        ("stage_cycles", "i8", len(STAGES)),
+        ("learned", "i8"),
+        ("moved", "i8"),
+        ("burst_sizes", "i8", BURST + 1),
+        ("pad3", "i8", 5),
+    ],
+    align=True,
+)
+WORKER_QUEUES, WORKER_STOP = offset(WORKER, "queues"), offset(WORKER, "stop")
+WORKER_TURNS, WORKER_STATE = offset(WORKER, "turns"), offset(WORKER, "state")
+WORKER_BURST_SIZES, WORKER_STAGES = offset(WORKER, "burst_sizes"), offset(WORKER, "stage_cycles")
+
+# A frame handed to or taken from the control process; ``length`` bytes follow in the record.
+FRAME_RECORD = np.dtype(
+    [
+        ("time_ns", "i8"),  # Unix epoch
+        ("port", "i4"),  # packet-in, capture: where it was seen; packet-out: where it is said to come from, -1 nowhere
+        ("kind", "i4"),  # capture: 0 received, 1 transmitted; packet-out: one of the OUT_ values
+        ("wire_length", "i4"),
+        ("length", "i4"),
+        ("target", "i4"),  # packet-out: port or bridge number
+        ("pad", "i4"),
+        ("headroom", "u1", HEADROOM),
+    ],
+    align=True,
+)
+OUT_PORT, OUT_NORMAL, OUT_FLOOD = range(3)
+
+SWITCH = np.dtype(
+    [
+        ("ports", "i8"),
+        ("bridges", "i8"),
+        ("workers", "i8"),  # worker_count consecutive WORKER
+        ("worker_count", "i8"),
+        ("packet_out", "i8"),
+        ("cycles_hz", "i8"),
+        ("started_ns", "i8"),  # Unix epoch
+        ("pid", "i8"),
+    ],
+    align=True,
+)
+
+packet_at = view(PACKET)
+rxq_at = view(RXQ)
+txq_at = view(TXQ)
+counters_at = view(COUNTERS)
+config_at = view(PORT_CONFIG)
+port_at = view(PORT)
+bridge_at = view(BRIDGE)
+members_at = view(MEMBERS)
+output_at = view(OUTPUT)
+list_at = view(RXQ_LIST)
+worker_at = view(WORKER)
+frame_record_at = view(FRAME_RECORD)
+
+PACKET_BYTES, TXQ_BYTES, COUNTERS_BYTES = PACKET.itemsize, TXQ.itemsize, COUNTERS.itemsize
+PORT_BYTES, BRIDGE_BYTES, OUTPUT_BYTES, WORKER_BYTES = PORT.itemsize, BRIDGE.itemsize, OUTPUT.itemsize, WORKER.itemsize
+
+
+@kernel
+def port_of(worker, number):
+    """The address of the PORT with this number."""
+    return worker_at(worker).ports + number * PORT_BYTES
+
+
+@kernel
+def counters_of(worker, number):
+    """The address of the COUNTERS of a port and this worker."""
+    w = worker_at(worker)
+    return port_at(w.ports + number * PORT_BYTES).counters + w.index * COUNTERS_BYTES

@@ -1,0 +1,113 @@
+"""What a kind of port is: a class that opens devices and names the compiled functions that move its frames.
+
+The engine's main thread constructs and opens a port, builds RXQ and TXQ records from its ``rx`` and ``tx`` specs, and deals
+the receive queues to workers. Kernels see only those records; each spec's ``ctx`` is the address of a struct of the kind's own.
+With fewer transmit specs than workers the engine shares them under a spin lock per burst.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from penstock.memory import Arena
+
+
+class PortError(Exception):
+    """A port cannot be opened or changed: the text names the port, the value and what would be right."""
+
+
+@dataclass(frozen=True)
+class RxSpec:
+    """A receive queue: addresses of compiled functions, of the kind's struct, and the descriptor that epoll watches.
+
+    ``fd`` -1 means that the worker asks on every turn; then ``pending`` must tell it whether it may sleep.
+    """
+
+    rx: int
+    ctx: int
+    fd: int = -1
+    release: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class TxSpec:
+    """A transmit queue: addresses of the compiled function and of the kind's struct."""
+
+    tx: int
+    ctx: int
+    fd: int = -1
+    queue: int = 0
+
+
+def _nothing_kept(_name: str) -> list[int] | None:
+    return None
+
+
+def _keep_nothing(_name: str, _fds: list[int]) -> None:
+    return None
+
+
+def _forget_nothing(_name: str) -> None:
+    return None
+
+
+@dataclass
+class PortContext:
+    """What the engine lends to a port.
+
+    ``adopt(name)`` gives descriptors that a previous engine kept under this name (the port owns them then), ``keep`` stores
+    duplicates outside the engine so that they outlive it, ``forget`` drops them. ``kick`` wakes every sleeping worker.
+    """
+
+    arena: Arena
+    workers: int = 1
+    mtu: int | None = None
+    adopt: Callable[[str], list[int] | None] = _nothing_kept
+    keep: Callable[[str, list[int]], None] = _keep_nothing
+    forget: Callable[[str], None] = _forget_nothing
+    kick: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A kind without settings."""
+
+
+@dataclass
+class Port(ABC):
+    """A port of one kind. Subclasses set ``kind`` and ``Options`` and override what they need."""
+
+    kind: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+
+    name: str
+    options: Any
+    context: PortContext
+    rx: list[RxSpec] = field(default_factory=list)
+    tx: list[TxSpec] = field(default_factory=list)
+    offloads: int = 0  # OFFLOAD_ bits of what the port takes in transmit
+    mtu: int = 1500
+    mac: str = ""
+    netdev: str = ""  # kernel device behind the port, if any
+
+    def open(self) -> None:
+        """Acquire devices and fill ``rx``, ``tx`` and the attributes. Raises PortError and leaves nothing behind."""
+
+    def close(self) -> None:
+        """Release everything. No worker uses the port any more."""
+
+    def set_mtu(self, mtu: int) -> None:
+        """Change the largest layer-3 packet that the port sends. Raises PortError."""
+        self.mtu = mtu
+
+    def check(self) -> tuple[str, str]:
+        """("up" | "down" | "error", reason): the device as it is now."""
+        return "up", ""
+
+    def driver_stats(self) -> dict[str, int]:
+        """Counters of the device that no worker sees (for example frames the kernel dropped)."""
+        return {}
