@@ -83,6 +83,7 @@ class Port(ABC):
 
     kind: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    makes_netdev: ClassVar[bool] = False  # whether it makes a kernel device of the port's own name
 
     name: str
     options: Any
