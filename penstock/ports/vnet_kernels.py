@@ -1,9 +1,9 @@
 """The virtio-net header: how a frame's unfinished checksum and segment size travel between us and kernels or guests.
 
-Layout (virtio 1.2 section 5.1.6, in the byte order of the machine, 10 bytes): flags u8, gso_type u8, hdr_len u16, gso_size u16,
-csum_start u16, csum_offset u16. It precedes each frame of a TAP or a packet socket. Both functions run on the worker that
-holds the packet. What the other side wrote is checked, never believed: a header that contradicts its frame is rejected
-whole, so that nothing behind this module computes with a position outside the frame's headers.
+Layout (virtio 1.2 section 5.1.6, in the byte order of the machine, 10 bytes): flags u8, gso_type u8, hdr_len u16,
+gso_size u16, csum_start u16, csum_offset u16. It precedes each frame of a TAP or a packet socket. All functions run on
+the worker that holds the packet. What the other side wrote is checked, never believed: a header that contradicts its
+frame is rejected whole, so that nothing behind this module computes with a position outside the frame's headers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,209 @@
+"""Kernel net devices: look at them and change them, in this network namespace or in the one a TAP was moved to.
+
+Speaks rtnetlink directly (RTM_GETLINK, RTM_NEWLINK; linux/rtnetlink.h, linux/if_link.h): two message types do not earn
+a library whose import would be a good part of the engine's start. Only the engine's main thread uses this.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from penstock.ports.base import PortError
+
+RTM_NEWLINK, RTM_GETLINK = 16, 18
+NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+NLMSG_ERROR = 2
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_STATS64, IFLA_CARRIER = 1, 3, 4, 10, 23, 33
+IFF_UP = 0x1
+NLMSG = struct.Struct("=LHHLL")
+IFINFOMSG = struct.Struct("=BxHiII")
+ATTRIBUTE = struct.Struct("=HH")
+STATISTICS = (
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_errors",
+    "tx_errors",
+    "rx_dropped",
+    "tx_dropped",
+)
+
+NAME_MAX = 15
+CLONE_NEWNET = 0x40000000
+SIOCETHTOOL = 0x8946
+ETHTOOL_GFLAGS, ETHTOOL_SFLAGS = 0x25, 0x26
+ETH_FLAG_LRO = 1 << 15
+IFREQ_POINTER = struct.Struct("16sQ16x")
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A net device as it is now. ``statistics`` are the kernel's, seen from the host's side."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    up: bool
+    carrier: bool
+    master: int
+    statistics: dict[str, int]
+
+
+def check_name(port: str, device: str) -> None:
+    """Raise PortError unless ``device`` can be the name of a net device."""
+    fits = 0 < len(device.encode()) <= NAME_MAX and device not in (".", "..")
+    if not fits or any(character in "/:%" or character.isspace() for character in device):
+        raise PortError(
+            f"port '{port}': '{device}' cannot name a net device: 1 to {NAME_MAX} bytes, no space and none of / : %"
+            " (option 'device' gives the device another name than the port's)"
+        )
+
+
+def parse_mac(port: str, text: str) -> bytes:
+    """The six bytes of a unicast MAC address such as ``02:00:00:00:00:01``. Raises PortError."""
+    parts = text.split(":")
+    try:
+        mac = bytes(int(part, 16) for part in parts)
+    except ValueError:
+        mac = b""
+    if len(mac) != 6 or any(len(part) != 2 for part in parts) or mac[0] & 1 or not any(mac):
+        raise PortError(f"port '{port}': mac '{text}' is not a unicast MAC address such as 02:00:00:00:00:01")
+    return mac
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, position)
+        if length < ATTRIBUTE.size:
+            return
+        yield kind & 0x3FFF, data[position + ATTRIBUTE.size : position + length]
+        position += (length + 3) & ~3
+
+
+def _socket_in(namespace: int) -> socket.socket:
+    """A netlink socket of the network namespace behind a descriptor: a socket stays in the one it was made in."""
+    made: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    def enter() -> None:
+        try:
+            if _LIBC.setns(namespace, CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+            made.append(_netlink())
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)  # entering changes a thread for good, so one is spent on it
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return made[0]
+
+
+def _netlink() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+class Links:
+    """The net devices of one network namespace: the current one, or the one behind a descriptor."""
+
+    def __init__(self, namespace: int | None = None) -> None:
+        self._socket = _netlink() if namespace is None else _socket_in(namespace)
+        self._sequence = 0
+
+    def __enter__(self) -> Links:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _request(self, kind: int, index: int, change: tuple[int, int], attributes: bytes) -> bytes | None:
+        """Send one request; the payload of the answer, None for a bare acknowledgement. Raises OSError."""
+        self._sequence += 1
+        flags = NLM_F_REQUEST | (NLM_F_ACK if kind == RTM_NEWLINK else 0)
+        body = IFINFOMSG.pack(0, 0, index, *change) + attributes
+        self._socket.send(NLMSG.pack(NLMSG.size + len(body), kind, flags, self._sequence, 0) + body)
+        while True:
+            answer = self._socket.recv(65536)
+            _length, answered, _flags, sequence, _port = NLMSG.unpack_from(answer)
+            if sequence != self._sequence:
+                continue
+            if answered != NLMSG_ERROR:
+                return answer[NLMSG.size :]
+            (error,) = struct.unpack_from("=i", answer, NLMSG.size)
+            if error:
+                raise OSError(-error, os.strerror(-error))
+            return None
+
+    def get(self, device: str | int) -> Link | None:
+        """The device of this name or index; None when there is none."""
+        index = device if isinstance(device, int) else 0
+        name = b"" if isinstance(device, int) else _attribute(IFLA_IFNAME, device.encode() + b"\0")
+        try:
+            answer = self._request(RTM_GETLINK, index, (0, 0), name)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        assert answer is not None
+        _family, _type, found, flags, _change = IFINFOMSG.unpack_from(answer)
+        fields = dict(_attributes(answer[IFINFOMSG.size :]))
+        numbers = struct.unpack_from(f"={len(STATISTICS)}Q", fields[IFLA_STATS64])
+        (mtu,), (master,) = (struct.unpack("=I", fields.get(kind, bytes(4))) for kind in (IFLA_MTU, IFLA_MASTER))
+        return Link(
+            index=found,
+            name=fields[IFLA_IFNAME].rstrip(b"\0").decode(errors="replace"),
+            mac=":".join(f"{byte:02x}" for byte in fields.get(IFLA_ADDRESS, b"")),
+            mtu=mtu,
+            up=bool(flags & IFF_UP),
+            carrier=fields.get(IFLA_CARRIER, b"\1") == b"\1",
+            master=master,
+            statistics=dict(zip(STATISTICS, numbers, strict=True)),
+        )
+
+    def set_mtu(self, index: int, mtu: int) -> None:
+        self._request(RTM_NEWLINK, index, (0, 0), _attribute(IFLA_MTU, struct.pack("=I", mtu)))
+
+    def set_mac(self, index: int, mac: bytes) -> None:
+        self._request(RTM_NEWLINK, index, (0, 0), _attribute(IFLA_ADDRESS, mac))
+
+    def set_up(self, index: int, up: bool) -> None:
+        self._request(RTM_NEWLINK, index, (IFF_UP if up else 0, IFF_UP), b"")
+
+
+def set_large_receive(device: str, on: bool) -> bool:
+    """Switch a device's large receive offload (LRO); whether it was on before. Devices without it say False."""
+    block = array.array("I", [ETHTOOL_GFLAGS, 0])
+    request = IFREQ_POINTER.pack(device.encode(), block.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        try:
+            fcntl.ioctl(control, SIOCETHTOOL, request)
+        except OSError:
+            return False  # the driver has no such offloads
+        was_on = bool(block[1] & ETH_FLAG_LRO)
+        if was_on != on:
+            block[0], block[1] = ETHTOOL_SFLAGS, block[1] ^ ETH_FLAG_LRO
+            fcntl.ioctl(control, SIOCETHTOOL, request)
+    return was_on
