@@ -18,6 +18,7 @@ class Reason(NamedTuple):
 
 REASONS: tuple[Reason, ...] = (
     Reason("runt", "rx", "shorter than an Ethernet header"),
+    Reason("oversized", "rx", "longer than a receive buffer, which holds 64 KB and headers"),
     Reason("bad_offload", "rx", "the sender's offload header contradicts the frame (segment size, checksum position)"),
     Reason("multicast_source", "rx", "the source MAC address is a multicast address"),
     Reason(
@@ -28,18 +29,20 @@ REASONS: tuple[Reason, ...] = (
     Reason("same_port", "rx", "the destination was learned on the port that the frame came from"),
     Reason("no_destination", "rx", "flooded, but no other port is a member of the VLAN"),
     Reason("patch_loop", "rx", "crossed too many patch ports: is there a loop between bridges?"),
+    Reason("ingress_down", "rx", "the port is down: frames from it are not forwarded"),
     Reason("port_down", "tx", "the port is down or its device is gone"),
     Reason("mtu_exceeded", "tx", "longer than the MTU of the port it was to leave by"),
     Reason("tx_ring_full", "tx", "the receiver takes frames slower than they come"),
     Reason("tx_rejected", "tx", "the receiving device refused the frame or its offload header"),
     Reason("no_buffers", "tx", "no free packet buffer to copy or segment the frame"),
-    Reason("cannot_segment", "tx", "a large segment that the port cannot take and software cannot split"),
+    Reason("cannot_finish", "tx", "a large segment or open checksum that neither the port nor software can finish"),
     Reason("patch_full", "tx", "more copies of frames wait for this patch port than a burst holds"),
     Reason("no_peer", "tx", "the patch port's peer does not exist"),
 )
 
 (
     RUNT,
+    OVERSIZED,
     BAD_OFFLOAD,
     MULTICAST_SOURCE,
     RESERVED_MULTICAST,
@@ -48,12 +51,13 @@ REASONS: tuple[Reason, ...] = (
     SAME_PORT,
     NO_DESTINATION,
     PATCH_LOOP,
+    INGRESS_DOWN,
     PORT_DOWN,
     MTU_EXCEEDED,
     TX_RING_FULL,
     TX_REJECTED,
     NO_BUFFERS,
-    CANNOT_SEGMENT,
+    CANNOT_FINISH,
     PATCH_FULL,
     NO_PEER,
 ) = range(len(REASONS))
