@@ -1,0 +1,25 @@
+"""`penstock run`: the supervisor in the foreground."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from penstock.cli.options import rundir_option
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="The TOML configuration file.")
+@click.option("--workers", type=click.IntRange(1, 64), help="How many workers; in place of the file's engine.workers.")
+@rundir_option
+def command(config: Path, workers: int | None, rundir: Path) -> None:
+    """Run a switch until stopped (Ctrl-C, SIGTERM or 'penstock stop')."""
+    from penstock.config.engine_table import load_engine_settings
+    from penstock.switch.supervisor import Supervisor, control_command, engine_command
+
+    settings = load_engine_settings(config, workers)
+    rundir, config = rundir.absolute(), config.absolute()
+    supervisor = Supervisor(rundir, config, engine_command(rundir, settings), control_command(rundir, config))
+    sys.exit(supervisor.run())

@@ -1,0 +1,34 @@
+"""`penstock stop`: end a running switch and wait until it has ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import click
+
+from penstock.cli.options import rundir_option
+from penstock.switch.client import ControlError
+from penstock.switch.rundir import LOCK, lock_holder
+
+
+@click.command()
+@click.option("--timeout", type=float, default=15.0, show_default=True, help="Seconds to wait for the end.")
+@rundir_option
+def command(timeout: float, rundir: Path) -> None:
+    """Stop the switch: its ports go away, and with them the TAP devices it made."""
+    pid = lock_holder(rundir / LOCK)
+    if pid is None:
+        raise ControlError(f"penstock does not run on {rundir}: nothing to stop (name another with --rundir)")
+    try:
+        supervisor = os.pidfd_open(pid)
+        signal.pidfd_send_signal(supervisor, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise ControlError(f"no right to stop process {pid}, which runs the switch on {rundir}") from error
+    readable, _, _ = select.select([supervisor], [], [], timeout)
+    if not readable:
+        raise ControlError(f"the switch on {rundir} (process {pid}) has not ended within {timeout:g} s")

@@ -1,0 +1,1 @@
+"""The TOML configuration file as a source of desired state; `load` is the way in, `schema` what the file may say."""

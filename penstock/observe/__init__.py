@@ -1,0 +1,1 @@
+"""What people look at: captured frames, rates, and what the machine offers."""

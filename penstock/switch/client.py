@@ -1,0 +1,90 @@
+"""Talk to the control process, as the command line does; synchronous, and light to import.
+
+Every failure becomes a ControlError whose text says which process is down and why, as far as supervisor.json tells.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from penstock.switch.rundir import CONTROL_SOCKET, LOCK, lock_holder
+from penstock.switch.status import SupervisorStatus
+
+_TIMEOUT = 30.0
+
+
+class ControlError(Exception):
+    """The request failed: the text is a plain sentence for the operator."""
+
+
+class ControlClient:
+    def __init__(self, rundir: Path) -> None:
+        self.rundir = rundir
+
+    def call(self, verb: str, **arguments: Any) -> Any:
+        """The result of a verb. Raises ControlError."""
+        with self._connect() as connection, connection.makefile("rb") as replies:
+            return self._reply(self._ask(connection, verb, arguments, replies.readline))
+
+    def stream(self, verb: str, **arguments: Any) -> Iterator[Any]:
+        """The verb's first result, then each message until the control process closes. Raises ControlError."""
+        with self._connect() as connection, connection.makefile("rb") as replies:
+            yield self._reply(self._ask(connection, verb, arguments, replies.readline))
+            connection.settimeout(None)
+            for line in replies:
+                yield json.loads(line)
+
+    def status(self) -> SupervisorStatus | None:
+        return SupervisorStatus.read(self.rundir)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(_TIMEOUT)
+        try:
+            connection.connect(str(self.rundir / CONTROL_SOCKET))
+        except (FileNotFoundError, ConnectionError) as error:
+            connection.close()
+            raise ControlError(self.why_down("control")) from error
+        except OSError as error:
+            connection.close()
+            raise ControlError(
+                f"{self.rundir / CONTROL_SOCKET} cannot be reached: {error.strerror or error}"
+            ) from error
+        return connection
+
+    def _ask(self, connection: socket.socket, verb: str, arguments: dict[str, Any], read: Any) -> bytes:
+        try:
+            connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+            line: bytes = read()
+        except TimeoutError as error:
+            raise ControlError(f"the control process did not answer within {_TIMEOUT:.0f} s") from error
+        except ConnectionError as error:
+            raise ControlError(self.why_down("control")) from error
+        if not line:
+            raise ControlError(self.why_down("control"))
+        return line
+
+    def _reply(self, line: bytes) -> Any:
+        reply = json.loads(line)
+        if reply["ok"]:
+            return reply["result"]
+        if reply.get("down") == "engine":
+            raise ControlError(self.why_down("engine"))
+        raise ControlError(reply["error"])
+
+    def why_down(self, role: str) -> str:
+        """A sentence saying that the engine or the control process is down, and why."""
+        if lock_holder(self.rundir / LOCK) is None:
+            return (
+                f"penstock does not run on {self.rundir}: start it with 'penstock run', or name another with --rundir"
+            )
+        status = self.status()
+        name = "engine" if role == "engine" else "control process"
+        child = getattr(status, role) if status is not None else None
+        if child is None or not child.history:
+            return f"the {name} is starting"
+        return f"the {name} is down: it {child.history}"

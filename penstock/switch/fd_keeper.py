@@ -1,0 +1,80 @@
+"""The supervisor's side of the descriptor store: keeps what the engine gives it, gives it to the next engine.
+
+The messages are those of `penstock.engine.fdstore`. One keeper lives as long as the supervisor; each engine gets a
+socket of its own, so that nothing half-said by a killed one reaches its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from penstock.engine.fdstore import MAX_DESCRIPTORS, MESSAGE_BYTES
+
+_SEND_TIMEOUT = 2.0
+
+
+class FdKeeper:
+    def __init__(self) -> None:
+        self.kept: dict[str, list[int]] = {}
+        self._ours: socket.socket | None = None
+
+    def connect(self) -> socket.socket:
+        """A new socket for the next engine; the caller hands it down and closes its own copy."""
+        self.disconnect()
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.settimeout(_SEND_TIMEOUT)
+        return theirs
+
+    def fileno(self) -> int:
+        if self._ours is None:
+            raise ValueError("the descriptor store is not connected")
+        return self._ours.fileno()
+
+    def serve(self) -> bool:
+        """Handle one message that is waiting; False when the engine's end is closed."""
+        if self._ours is None:
+            return False
+        try:
+            data, fds, _flags, _address = socket.recv_fds(self._ours, MESSAGE_BYTES, MAX_DESCRIPTORS)
+            if not data:
+                return False
+            self._handle(json.loads(data), fds)
+        except (ConnectionError, TimeoutError):
+            return False
+        return True
+
+    def _handle(self, message: dict[str, str], fds: list[int]) -> None:
+        match message:
+            case {"op": "store", "name": name}:
+                self._drop(name)
+                self.kept[name] = fds
+            case {"op": "forget", "name": name}:
+                self._drop(name)
+            case {"op": "take"} if self._ours is not None:
+                for name, kept in self.kept.items():
+                    socket.send_fds(self._ours, [json.dumps({"name": name}).encode()], kept)
+                self._ours.send(json.dumps({"end": True}).encode())
+
+    def _drop(self, name: str) -> None:
+        for descriptor in self.kept.pop(name, []):
+            os.close(descriptor)
+
+    def disconnect(self) -> None:
+        """Close our end, after taking in what the engine sent before it ended."""
+        if self._ours is None:
+            return
+        self._ours.setblocking(False)
+        try:
+            while self.serve():
+                continue
+        except BlockingIOError:
+            pass  # nothing is waiting, and some child of the engine still holds its end
+        self._ours.close()
+        self._ours = None
+
+    def close(self) -> None:
+        self.disconnect()
+        for name in list(self.kept):
+            self._drop(name)

@@ -1,0 +1,175 @@
+"""From what the engine has to what is wanted: a pure function gives the changes, another carries them out.
+
+`plan` compares specs only and touches nothing, so it can be tested and shown without an engine. The order of its
+changes is one that the engine can always follow: a port goes before its bridge and comes after it, and what occupies a
+name or a net device goes before what takes it over. `apply` goes on after a failure, since one port that cannot be made
+must not keep the others from working. Called by the control process alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from penstock.ports.spec import BridgeSpec, PortSpec, PortState
+from penstock.switch.model import DesiredState
+
+if TYPE_CHECKING:
+    from penstock.engine.client import EngineClient
+
+
+@dataclass(frozen=True)
+class RemovePort:
+    name: str
+    bridge: str
+
+    def apply(self, client: EngineClient) -> None:
+        client.remove_port(self.name)
+
+    def __str__(self) -> str:
+        return f"remove port {self.name} from bridge {self.bridge}"
+
+
+@dataclass(frozen=True)
+class RemoveBridge:
+    name: str
+
+    def apply(self, client: EngineClient) -> None:
+        client.remove_bridge(self.name)
+
+    def __str__(self) -> str:
+        return f"remove bridge {self.name}"
+
+
+@dataclass(frozen=True)
+class AddBridge:
+    spec: BridgeSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def apply(self, client: EngineClient) -> None:
+        client.add_bridge(self.spec)
+
+    def __str__(self) -> str:
+        return f"add bridge {self.name}"
+
+
+@dataclass(frozen=True)
+class SetBridge:
+    spec: BridgeSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def apply(self, client: EngineClient) -> None:
+        client.set_bridge(self.spec)
+
+    def __str__(self) -> str:
+        return f"change bridge {self.name}"
+
+
+@dataclass(frozen=True)
+class SetPort:
+    """A change of VLANs or MTU, which the engine makes while the port goes on forwarding."""
+
+    spec: PortSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def apply(self, client: EngineClient) -> None:
+        client.set_port(self.spec)
+
+    def __str__(self) -> str:
+        return f"change port {self.name} of bridge {self.spec.bridge}"
+
+
+@dataclass(frozen=True)
+class AddPort:
+    spec: PortSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def apply(self, client: EngineClient) -> None:
+        client.add_port(self.spec)
+
+    def __str__(self) -> str:
+        return f"add port {self.name} ({self.spec.kind}) to bridge {self.spec.bridge}"
+
+
+Change = RemovePort | RemoveBridge | AddBridge | SetBridge | SetPort | AddPort
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one change: `error` is empty when it was made."""
+
+    change: Change
+    error: str = ""
+
+
+def plan(
+    actual_bridges: Mapping[str, BridgeSpec], actual_ports: Mapping[str, PortState], desired: DesiredState
+) -> list[Change]:
+    """The changes, in order, that turn the actual bridges and ports into the desired ones; [] when nothing differs."""
+    present = {name: state.spec for name, state in actual_ports.items()}
+    remade = {
+        name for name, spec in present.items() if name not in desired.ports or _needs_remake(spec, desired.ports[name])
+    }
+    changes: list[Change] = [RemovePort(name, present[name].bridge) for name in present if name in remade]
+    changes += [RemoveBridge(name) for name in actual_bridges if name not in desired.bridges]
+    changes += [AddBridge(spec) for name, spec in desired.bridges.items() if name not in actual_bridges]
+    changes += [
+        SetBridge(spec)
+        for name, spec in desired.bridges.items()
+        if name in actual_bridges and actual_bridges[name] != spec
+    ]
+    kept = {name: spec for name, spec in present.items() if name not in remade}
+    changes += [SetPort(spec) for name, spec in desired.ports.items() if name in kept and kept[name] != spec]
+    changes += [AddPort(spec) for name, spec in desired.ports.items() if name not in kept]
+    return changes
+
+
+def repairs(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[Change]:
+    """Changes that make again the wanted ports which the engine reports in error (a TAP deleted from outside)."""
+    broken = [
+        state.spec
+        for name, state in actual_ports.items()
+        if state.state == "error" and desired.ports.get(name) == state.spec
+    ]
+    changes: list[Change] = [RemovePort(spec.name, spec.bridge) for spec in broken]
+    changes += [AddPort(spec) for spec in broken]
+    return changes
+
+
+def apply(client: EngineClient, changes: Iterable[Change]) -> list[Outcome]:
+    """Carry out `changes` one after another; one that the engine refuses is noted, and the rest go on.
+
+    Raises EngineGone when the engine is lost half-way: nothing that follows could be made, and a new engine starts
+    empty.
+    """
+    from penstock.engine.client import EngineError, EngineGone
+
+    outcomes = []
+    for change in changes:
+        try:
+            change.apply(client)
+        except EngineGone:
+            raise
+        except EngineError as error:
+            outcomes.append(Outcome(change, str(error)))
+        else:
+            outcomes.append(Outcome(change))
+    return outcomes
+
+
+def _needs_remake(actual: PortSpec, wanted: PortSpec) -> bool:
+    """Whether more differs than what `set_port` can change on a living port."""
+    return replace(actual, vlan=wanted.vlan, mtu=wanted.mtu) != wanted

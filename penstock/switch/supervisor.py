@@ -1,0 +1,280 @@
+"""The supervisor: starts the engine and the control process, restarts what dies, stops both when told to.
+
+One thread around a selector; it holds no state of the switch but duplicates of TAP descriptors (`switch.fd_keeper`),
+and imports nothing that could take long or fail late: it must outlive whatever it watches.
+
+The control process tells by a line of JSON on an inherited pipe ($PENSTOCK_NOTIFY) each time the engine is up and the
+configuration applied: {"bridges": N, "ports": N, "failed": {port: error}}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock.engine.fdstore import ENVIRONMENT as FDSTORE_VARIABLE
+from penstock.switch.fd_keeper import FdKeeper
+from penstock.switch.rundir import ACCEPTED, LOCK, make_rundir, take_lock
+from penstock.switch.settings import EngineSettings
+from penstock.switch.status import ChildStatus, Role, SupervisorStatus, exit_in_words
+
+NOTIFY_VARIABLE = "PENSTOCK_NOTIFY"
+EXIT_CONFIG = 78  # the control process's exit code for a bad configuration (EX_CONFIG of sysexits.h); it has said why
+
+_GIVE_UP_DEATHS = 5
+_GIVE_UP_SECONDS = 10.0
+_BACK_OFF = (0.0, 0.1, 0.2, 0.4, 0.8)
+_STOP_SECONDS = {"control": 3.0, "engine": 5.0}
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """One supervised process and how often it died lately."""
+
+    def __init__(self, role: Role, command: Sequence[str], status: ChildStatus) -> None:
+        self.role = role
+        self.command = list(command)
+        self.status = status
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pidfd = -1
+        self.deaths: deque[float] = deque(maxlen=_GIVE_UP_DEATHS)
+        self.restart_at: float | None = None  # monotonic; None when it runs
+
+    def start(self, variable: str, descriptor: int) -> None:
+        """Start the process; it inherits `descriptor` and finds its number in the environment."""
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, variable: str(descriptor)},
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a Ctrl-C at the terminal is for the supervisor, which stops them in order
+            preexec_fn=_die_with_parent(os.getpid()),
+        )
+        self.pidfd = os.pidfd_open(self.process.pid)
+        self.restart_at = None
+        self.status.pid = self.process.pid
+        self.status.started = time.time()
+
+    def reap(self) -> int:
+        """Collect the ended process; returns its exit code (negative: the signal that killed it)."""
+        assert self.process is not None
+        code = self.process.wait()
+        os.close(self.pidfd)
+        self.process, self.pidfd = None, -1
+        self.status.pid = 0
+        self.status.last_exit = exit_in_words(code)
+        self.status.last_exit_at = time.time()
+        return code
+
+    def died_too_often(self) -> bool:
+        """Note a death; true when there were too many in too short a time."""
+        now = time.monotonic()
+        self.deaths.append(now)
+        return len(self.deaths) == _GIVE_UP_DEATHS and now - self.deaths[0] <= _GIVE_UP_SECONDS
+
+    def schedule_restart(self) -> None:
+        now = time.monotonic()
+        recent = sum(1 for death in self.deaths if now - death <= _GIVE_UP_SECONDS)
+        self.restart_at = now + _BACK_OFF[recent - 1]
+
+
+class Supervisor:
+    """Runs one switch; `engine` and `control` are the commands that start its two processes."""
+
+    def __init__(self, rundir: Path, config: Path, engine: Sequence[str], control: Sequence[str]) -> None:
+        self.rundir = rundir
+        self.status = SupervisorStatus(pid=os.getpid(), started=time.time(), config=str(config))
+        self.engine = Child("engine", engine, self.status.engine)
+        self.control = Child("control", control, self.status.control)
+        self.keeper = FdKeeper()
+        self.selector = selectors.DefaultSelector()
+        self.began = time.monotonic()
+        self.announced = False
+        self.stopping = False
+        self.exit_code = 0
+        self._notify_read, self._notify_write = os.pipe()
+        self._notified = b""
+
+    def run(self) -> int:
+        """Supervise until told to stop; returns the exit code. Raises RundirError when the directory cannot be used."""
+        make_rundir(self.rundir)
+        lock = take_lock(self.rundir / LOCK, "penstock")
+        (self.rundir / ACCEPTED).unlink(missing_ok=True)
+        signals = self._catch_signals()
+        self._watch(signals.fileno(), lambda: self._on_signal(signals))
+        self._watch(self._notify_read, self._on_notify)
+        try:
+            self._start(self.engine)
+            self._start(self.control)
+            while not self.stopping:
+                self._turn()
+        finally:
+            self._stop_children()
+            self.status.write(self.rundir)
+            self.keeper.close()
+            os.close(lock)
+        return self.exit_code
+
+    def _turn(self) -> None:
+        waits = [child.restart_at - time.monotonic() for child in self._children() if child.restart_at is not None]
+        timeout = max(0.0, min(waits)) if waits else None
+        for key, _events in self.selector.select(timeout):
+            key.data()
+        for child in self._children():
+            if not self.stopping and child.restart_at is not None and child.restart_at <= time.monotonic():
+                child.status.restarts += 1
+                self._start(child)
+
+    def _children(self) -> tuple[Child, Child]:
+        return (self.engine, self.control)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self.selector.register(descriptor, selectors.EVENT_READ, handler)
+
+    def _start(self, child: Child) -> None:
+        if child is self.engine:
+            with self.keeper.connect() as theirs:
+                child.start(FDSTORE_VARIABLE, theirs.fileno())
+            self._watch(self.keeper.fileno(), self._on_fdstore)
+        else:
+            child.start(NOTIFY_VARIABLE, self._notify_write)
+        self._watch(child.pidfd, lambda: self._on_death(child))
+        self.status.write(self.rundir)
+
+    def _on_fdstore(self) -> None:
+        if not self.keeper.serve():
+            self.selector.unregister(self.keeper.fileno())
+
+    def _on_death(self, child: Child) -> None:
+        was_ready = child.status.ready >= child.status.started
+        self._reap(child)
+        if self.stopping:
+            return
+        if child.process is None and not self.announced and child.status.last_exit.startswith("ended"):
+            # It ended by itself at the first try, so it would again; its own message stands above ours.
+            if child.status.last_exit != exit_in_words(EXIT_CONFIG):
+                _say(f"the {child.role} {child.status.last_exit} before the switch was ready; giving up")
+            self._give_up()
+        elif child.died_too_often():
+            times = f"{_GIVE_UP_DEATHS} times in {_GIVE_UP_SECONDS:.0f} s"
+            _say(f"the {child.role} died {times}, the last time it {child.status.last_exit}; giving up")
+            self._give_up()
+        else:
+            child.schedule_restart()
+            state = "" if was_ready else " before it was ready"
+            _say(f"the {child.role} {child.status.last_exit}{state}; starting it again")
+        self.status.write(self.rundir)
+
+    def _give_up(self) -> None:
+        self.exit_code = 1
+        self.stopping = True
+
+    def _reap(self, child: Child) -> None:
+        self.selector.unregister(child.pidfd)
+        child.reap()
+        if child is self.engine:
+            if self.keeper.fileno() in self.selector.get_map():
+                self.selector.unregister(self.keeper.fileno())
+            self.keeper.disconnect()
+
+    def _on_notify(self) -> None:
+        *lines, self._notified = (self._notified + os.read(self._notify_read, 65536)).split(b"\n")
+        for line in lines:
+            self._ready(json.loads(line))
+
+    def _ready(self, message: dict[str, Any]) -> None:
+        now = time.time()
+        recovered = []
+        for child in self._children():
+            status = child.status
+            if status.running and status.ready < status.started:
+                status.ready = now
+                if status.restarts:
+                    recovered.append(
+                        f"the {child.role} is back {now - status.last_exit_at:.1f} s after it {status.last_exit}"
+                    )
+        self.status.write(self.rundir)
+        if self.announced:
+            for text in recovered:
+                _say(text)
+            return
+        self.announced = True
+        failed = message["failed"]
+        made = message["ports"] - len(failed)
+        ports = _count(message["ports"], "port") if not failed else f"{made} of {_count(message['ports'], 'port')}"
+        seconds = time.monotonic() - self.began
+        print(f"ready: {_count(message['bridges'], 'bridge')}, {ports}, forwarding after {seconds:.1f} s", flush=True)
+        for name, error in failed.items():
+            _say(f"port {name}: {error}")
+
+    def _catch_signals(self) -> socket.socket:
+        """A socket that becomes readable when SIGTERM or SIGINT comes."""
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno())
+        self._wakeup = theirs
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: None)
+        return ours
+
+    def _on_signal(self, signals: socket.socket) -> None:
+        if {signal.SIGTERM, signal.SIGINT} & set(signals.recv(64)):
+            self.stopping = True
+
+    def _stop_children(self) -> None:
+        """Stop control before the engine, so that it does not try to bring back what goes away."""
+        self.stopping = True
+        for child in (self.control, self.engine):
+            if child.process is None:
+                continue
+            child.process.terminate()
+            deadline = time.monotonic() + _STOP_SECONDS[child.role]
+            while child.process is not None:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    _say(f"the {child.role} (process {child.process.pid}) did not stop when asked; killing it")
+                    self.exit_code = self.exit_code or 1
+                    child.process.kill()
+                    self._reap(child)
+                    break
+                for key, _events in self.selector.select(remaining):
+                    key.data()
+
+
+def engine_command(rundir: Path, settings: EngineSettings) -> list[str]:
+    return [sys.executable, "-m", "penstock.engine", "--rundir", str(rundir), *settings.arguments()]
+
+
+def control_command(rundir: Path, config: Path) -> list[str]:
+    return [sys.executable, "-m", "penstock.switch", "--rundir", str(rundir), "--config", str(config)]
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    """What a child does before it becomes its program: ask to be stopped should the supervisor be killed."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def arrange() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _say(text: str) -> None:
+    print(f"penstock: {text}", file=sys.stderr, flush=True)
