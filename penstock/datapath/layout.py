@@ -52,7 +52,8 @@ PACKET = np.dtype(
         ("flags", "u1"),
         ("l3", "u2"),  # offsets from the frame's start, set by parse; 0: no such layer
         ("l4", "u2"),
-        ("depth", "u2"),  # patch ports crossed
+        ("depth", "u1"),  # patch ports crossed
+        ("tagged", "u1"),  # 1 when the frame has a VLAN tag now
         ("vid", "u2"),  # VLAN that the frame belongs to inside the bridge
         ("key", "i8"),  # address of its flow key
         ("source", "i8"),  # FDB buckets of its addresses
@@ -73,7 +74,7 @@ RXQ = np.dtype(
         ("port", "i4"),
         ("error", "i4"),  # errno that the receive function met: the queue is not asked again
         ("active", "i4"),  # the worker's: frames waited at the last look
-        ("pad", "i8"),
+        ("counters", "i8"),  # COUNTERS of this port and the worker that holds the queue, for what rx itself must drop
     ],
     align=True,
 )
@@ -162,6 +163,10 @@ WORKER = np.dtype(
     [
         # constant while it runs
         ("index", "i8"),
+        ("parse", "i8"),  # addresses of the compiled stages: each is compiled once and called once per burst
+        ("normal", "i8"),
+        ("transmit", "i8"),
+        ("flush", "i8"),
         ("ports", "i8"),  # MAX_PORTS consecutive PORT
         ("bridges", "i8"),
         ("outputs", "i8"),  # MAX_PORTS consecutive OUTPUT
@@ -170,6 +175,10 @@ WORKER = np.dtype(
         ("keys", "i8"),  # BURST consecutive keys
         ("cache", "i8"),  # of the pool of clones
         ("clones", "i8"),  # CLONES_MAX addresses
+        ("burst", "i8"),  # BURST addresses: of ``packets``, one after the other
+        ("staged", "i8"),  # BURST addresses: what goes to one tx_burst
+        ("patched", "i8"),  # BURST addresses: what leaves by one patch port
+        ("segments", "i8"),  # BURST addresses of clones that hold the segments of one packet
         ("events", "i8"),  # EVENTS_MAX epoll events
         ("packet_in", "i8"),  # record rings
         ("packet_out", "i8"),  # 0 but for worker 0
@@ -181,7 +190,10 @@ WORKER = np.dtype(
         ("spin_cycles", "i8"),
         ("punt", "i8"),  # 1: frames for reserved group addresses go to packet_in
         ("active", "i8"),  # addresses of queues with frames waiting
-        ("pad0", "i8", 4),
+        ("segmentation", "i8"),  # SEGMENTATION of the packet being split
+        ("rx_scratch", "i8"),  # see RXQ.scratch, TXQ.scratch
+        ("tx_scratch", "i8"),
+        ("kick", "i8"),  # eventfd
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),
@@ -208,6 +220,7 @@ WORKER = np.dtype(
         ("stage_cycles", "i8", len(STAGES)),
         ("learned", "i8"),
         ("moved", "i8"),
+        ("crossed", "i8"),  # a packet of this burst crossed a patch
         ("burst_sizes", "i8", BURST + 1),
         ("pad3", "i8", 5),
     ],
@@ -225,13 +238,13 @@ FRAME_RECORD = np.dtype(
         ("kind", "i4"),  # capture: 0 received, 1 transmitted; packet-out: one of the OUT_ values
         ("wire_length", "i4"),
         ("length", "i4"),
-        ("target", "i4"),  # packet-out: port or bridge number
+        ("target", "i4"),  # packet-out: port number for OUT_PORT
         ("pad", "i4"),
         ("headroom", "u1", HEADROOM),
     ],
     align=True,
 )
-OUT_PORT, OUT_NORMAL, OUT_FLOOD = range(3)
+OUT_PORT, OUT_NORMAL = range(2)
 
 SWITCH = np.dtype(
     [

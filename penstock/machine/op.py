@@ -47,6 +47,7 @@ def make_op(name: str, arity: int, twin: Twin, build: Build, returns: types.Type
         2: lambda typingctx, a, b: (signature, codegen),
         3: lambda typingctx, a, b, c: (signature, codegen),
         4: lambda typingctx, a, b, c, d: (signature, codegen),
+        5: lambda typingctx, a, b, c, d, e: (signature, codegen),
         6: lambda typingctx, a, b, c, d, e, f: (signature, codegen),
     }
     result = Op(name, typers[arity], twin)

@@ -265,4 +265,4 @@ def _call(arity: int) -> Op:
     return make_op(f"call{arity}", arity + 1, twin, build)
 
 
-call1, call2, call3 = (_call(arity) for arity in (1, 2, 3))
+call1, call2, call3, call4 = (_call(arity) for arity in (1, 2, 3, 4))

@@ -1,0 +1,226 @@
+"""The forwarding database of a bridge: (VLAN, MAC address) to port, with the second when the address was last seen.
+
+A hash table of 64-byte buckets, four entries each. An entry lies in the bucket that its hash names or in that bucket's
+neighbour (the other half of the same 128 bytes). An entry is two words:
+``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, and the second
+above bit 32; a value of 0 means free.
+
+Readers take no lock: they read key, value, key. Workers insert under one of 64 spin locks. Refreshing, moving and expiring an
+entry is a compare-and-swap of its value, so the control process expires entries without any lock and may die at any instant.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.datapath.layout import worker_at
+from penstock.machine import (
+    atomic_add,
+    cas,
+    entry,
+    hash64,
+    kernel,
+    load64,
+    load_acquire,
+    offset,
+    pause,
+    prefetch,
+    records,
+    store64,
+    store_release,
+    view,
+)
+
+LOCKS = 64
+FDB = np.dtype(
+    [
+        ("buckets", "i8"),
+        ("mask", "i8"),  # number of buckets less one
+        ("limit", "i8"),  # entries at most
+        ("pad0", "i8", 5),
+        ("count", "i8"),  # entries now; mended by each expiry scan
+        ("evicted", "i8"),  # entries replaced because the table was full
+        ("refused", "i8"),  # addresses not learned because the table was full
+        ("pad1", "i8", 5),
+        ("locks", "i8", LOCKS),
+    ],
+    align=True,
+)
+BUCKET_BYTES = 64
+SLOTS = 4
+PORT_MASK = 0xFFFF
+VALID, STATIC = 1 << 16, 1 << 17
+SECOND_SHIFT = 32
+MAC_MASK = (1 << 48) - 1
+COUNT, EVICTED, REFUSED = offset(FDB, "count"), offset(FDB, "evicted"), offset(FDB, "refused")
+LOCKS_AT = offset(FDB, "locks")
+
+fdb_at = view(FDB)
+
+
+def fdb_buckets(limit: int) -> int:
+    """Number of buckets for ``limit`` entries: about half of the entries' places stay free."""
+    return max(2, 1 << (limit * 2 // SLOTS - 1).bit_length())
+
+
+def fdb_bytes(limit: int) -> int:
+    """Memory of a database of ``limit`` entries (aligned to 128 bytes)."""
+    return FDB.itemsize + fdb_buckets(limit) * BUCKET_BYTES
+
+
+def fdb_init(fdb: int, limit: int) -> None:
+    """Make the zeroed memory at ``fdb`` an empty database."""
+    row = records(FDB, fdb)[0]
+    row["buckets"], row["mask"], row["limit"] = fdb + FDB.itemsize, fdb_buckets(limit) - 1, limit
+
+
+@kernel
+def fdb_bucket(fdb, key):
+    """The address of the bucket that ``key`` hashes to, on its way into the cache."""
+    f = fdb_at(fdb)
+    bucket = f.buckets + (hash64(key) & f.mask) * BUCKET_BYTES
+    prefetch(bucket)
+    return bucket
+
+
+@kernel
+def fdb_find(bucket, key):
+    """The address of the entry with ``key``, or 0."""
+    for slot in range(SLOTS):
+        if load_acquire(bucket + slot * 16) == key:
+            return bucket + slot * 16
+    neighbour = bucket ^ BUCKET_BYTES
+    for slot in range(SLOTS):
+        if load_acquire(neighbour + slot * 16) == key:
+            return neighbour + slot * 16
+    return 0
+
+
+@kernel
+def fdb_lookup(bucket, key):
+    """The value of the entry with ``key``, or 0 when there is none."""
+    found = fdb_find(bucket, key)
+    if found == 0:
+        return 0
+    value = load_acquire(found + 8)
+    if load_acquire(found) != key:
+        return 0
+    return value
+
+
+@kernel
+def fdb_learn(worker, fdb, bucket, key, port):
+    """Note that ``key`` was seen on ``port`` now."""
+    w = worker_at(worker)
+    found = fdb_find(bucket, key)
+    if found != 0:
+        value = load_acquire(found + 8)
+        if value & (VALID | PORT_MASK) == (VALID | port) and value >> SECOND_SHIFT == w.now:
+            return 0
+        if value & STATIC != 0:
+            return 0
+        if value != 0:
+            if load_acquire(found) == key and cas(found + 8, value, port | VALID | (w.now << SECOND_SHIFT)) == 1:
+                if value & PORT_MASK != port:
+                    w.moved += 1
+            return 0
+    return fdb_insert(worker, fdb, bucket, key, port)
+
+
+@kernel
+def fdb_lock(fdb, bucket):
+    """Take the lock of a bucket and its neighbour; the lock's address. Only the engine's threads do."""
+    lock = fdb + LOCKS_AT + ((bucket >> 7) & (LOCKS - 1)) * 8
+    while cas(lock, 0, 1) == 0:
+        pause()
+    return lock
+
+
+@kernel
+def fdb_insert(worker, fdb, bucket, key, port):
+    """Add an entry that ``fdb_find`` saw nowhere or expired; in place of the oldest in reach when the table is full."""
+    f = fdb_at(fdb)
+    w = worker_at(worker)
+    lock = fdb_lock(fdb, bucket)
+    free = 0
+    oldest = 0
+    oldest_second = w.now + 1
+    for step in range(2 * SLOTS):
+        # Its own bucket before the neighbour, so that most lookups touch one line.
+        slot = (bucket ^ ((step & SLOTS) << 4)) + (step & (SLOTS - 1)) * 16
+        value = load_acquire(slot + 8)
+        if load64(slot) == key:
+            if value != 0:
+                store_release(lock, 0)
+                return 0
+            # An expired entry of this key is used again, so that a key never stands in two places.
+            free = slot
+            break
+        if value == 0:
+            if free == 0:
+                free = slot
+        elif value & STATIC == 0 and value >> SECOND_SHIFT < oldest_second:
+            oldest_second = value >> SECOND_SHIFT
+            oldest = slot
+    if free != 0 and load_acquire(fdb + COUNT) < f.limit:
+        atomic_add(fdb + COUNT, 1)
+    elif oldest != 0:
+        # The expired entry of this key, if any, must not stay beside the new one.
+        if free != 0 and load64(free) == key:
+            store64(free, 0)
+        free = oldest
+        store_release(free + 8, 0)
+        atomic_add(fdb + EVICTED, 1)
+    else:
+        store_release(lock, 0)
+        atomic_add(fdb + REFUSED, 1)
+        return 0
+    store_release(free, key)
+    store_release(free + 8, port | VALID | (w.now << SECOND_SHIFT))
+    store_release(lock, 0)
+    w.learned += 1
+    return 0
+
+
+@entry("int64(int64, int64, int64)")
+def fdb_expire(fdb, before, port):
+    """Forget entries last seen before a second, of one port or (-1) of all; static ones stay. Returns how many."""
+    f = fdb_at(fdb)
+    removed = 0
+    live = 0
+    counted = load_acquire(fdb + COUNT)
+    for step in range((f.mask + 1) * SLOTS):
+        slot = f.buckets + step * 16
+        value = load_acquire(slot + 8)
+        if value == 0:
+            continue
+        live += 1
+        if value & STATIC == 0 and value >> SECOND_SHIFT < before and (port < 0 or value & PORT_MASK == port):
+            if cas(slot + 8, value, 0) == 1:
+                removed += 1
+    atomic_add(fdb + COUNT, live - removed - counted)
+    return removed
+
+
+@entry("int64(int64, int64, int64, int64)")
+def fdb_add_static(fdb, key, port, now):
+    """Add or replace an entry that neither ages nor moves: 1, or 0 when there is no room. The engine's main thread only."""
+    bucket = fdb_bucket(fdb, key)
+    found = fdb_find(bucket, key)
+    value = port | VALID | STATIC | (now << SECOND_SHIFT)
+    if found != 0:
+        if load_acquire(found + 8) == 0:
+            atomic_add(fdb + COUNT, 1)
+        store_release(found + 8, value)
+        return 1
+    lock = fdb_lock(fdb, bucket)
+    stored = 0
+    for step in range(2 * SLOTS):
+        slot = (bucket & ~(2 * BUCKET_BYTES - 1)) + step * 16
+        if stored == 0 and load_acquire(slot + 8) == 0:
+            store64(slot, key)
+            store_release(slot + 8, value)
+            atomic_add(fdb + COUNT, 1)
+            stored = 1
+    store_release(lock, 0)
+    return stored

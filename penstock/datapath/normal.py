@@ -1,0 +1,261 @@
+"""NORMAL forwarding: VLAN classification, MAC learning, lookup, flooding. What Open vSwitch and 802.1Q bridges do.
+
+Two passes over a burst that came in by one port. ``classify`` finds each frame's VLAN and the FDB buckets of its two
+addresses, whose cache lines arrive while the rest of the burst is classified; ``forward`` learns, looks up and outputs.
+
+Inside a bridge a frame is either untagged or tagged with its VLAN. Modes, as in Open vSwitch: an access port sends untagged
+frames of its tag's VLAN; a trunk sends VLAN 0 untagged and the rest tagged; native-tagged and native-untagged are trunks whose
+untagged frames belong to the tag's VLAN, sent out tagged or not.
+"""
+
+from __future__ import annotations
+
+from penstock.datapath.clones import clone, drop
+from penstock.datapath.drops import (
+    MULTICAST_SOURCE,
+    NO_DESTINATION,
+    RESERVED_MULTICAST,
+    RUNT,
+    SAME_PORT,
+    VLAN_NOT_MEMBER,
+    VLAN_TAGGED_ON_ACCESS,
+)
+from penstock.datapath.fdb import MAC_MASK, PORT_MASK, VALID, fdb_bucket, fdb_learn, fdb_lookup
+from penstock.datapath.handover import punt
+from penstock.datapath.layout import (
+    BRIDGE_BYTES,
+    CONFIG_MEMBERS,
+    ETHERNET_HEADER,
+    MEMBER_PORTS,
+    PORT_BYTES,
+    PORT_UP,
+    VLAN_ACCESS,
+    VLAN_NATIVE_UNTAGGED,
+    VLAN_TRUNK,
+    bridge_at,
+    config_at,
+    members_at,
+    packet_at,
+    port_at,
+    worker_at,
+)
+from penstock.datapath.output import append
+from penstock.datapath.tags import set_form
+from penstock.datapath.trace import (
+    DESTINATION_GROUP,
+    DESTINATION_KNOWN,
+    DESTINATION_UNKNOWN,
+    IN_VLAN,
+    OUTPUT_TAGGED,
+    OUTPUT_UNTAGGED,
+    RECEIVED,
+    SOURCE_KNOWN,
+    SOURCE_NEW,
+    note,
+)
+from penstock.machine import bswap16, entry, kernel, load8, load32, load64, shr
+from penstock.packet.fields import key_offset
+
+DESTINATION, SOURCE = key_offset("eth_dst"), key_offset("eth_src")
+TAG_PRESENT, VID_MASK = 0x1000, 0x0FFF
+GROUP_BIT = 1  # of the first byte, the lowest in a MAC address loaded as a little-endian word
+RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
+NO_VID = -1
+
+
+@kernel
+def is_member(config, vid):
+    """Whether a port with this PORT_CONFIG takes part in a VLAN: 1 or 0."""
+    return (load8(config + CONFIG_MEMBERS + (vid >> 3)) >> (vid & 7)) & 1
+
+
+@kernel
+def classify_vlan(worker, number, config, packet, tci):
+    """The VLAN of a frame with this tag on this port, or NO_VID when it was dropped.
+
+    A priority tag (VLAN 0) is replaced: the frame leaves untagged, or tagged with its VLAN and its priority kept.
+    """
+    c = config_at(config)
+    vid = 0
+    if tci & TAG_PRESENT != 0:
+        vid = tci & VID_MASK
+    if c.mode == VLAN_ACCESS:
+        if vid != 0:
+            drop(worker, number, VLAN_TAGGED_ON_ACCESS)
+            return NO_VID
+        vid = c.tag
+    elif c.mode != VLAN_TRUNK and vid == 0:
+        vid = c.tag
+    if is_member(config, vid) == 0:
+        drop(worker, number, VLAN_NOT_MEMBER)
+        return NO_VID
+    if tci & TAG_PRESENT != 0 and tci & VID_MASK == 0:
+        set_form(packet, vid)
+    return vid
+
+
+@kernel
+def form_of(config, vid):
+    """How a frame of this VLAN leaves by a port: the VLAN id of its tag, or 0 for untagged."""
+    c = config_at(config)
+    if c.mode == VLAN_ACCESS or (c.mode == VLAN_NATIVE_UNTAGGED and vid == c.tag):
+        return 0
+    return vid
+
+
+@kernel
+def classify(worker, number, packets, count):
+    """First pass over ``count`` packets (addresses at ``packets``): VLAN and buckets; dropped ones get bucket 0."""
+    w = worker_at(worker)
+    port = port_at(w.ports + number * PORT_BYTES)
+    config = port.config
+    fdb = bridge_at(w.bridges + port.bridge * BRIDGE_BYTES).fdb
+    trace = w.trace
+    for i in range(count):
+        packet = load64(packets + i * 8)
+        p = packet_at(packet)
+        p.destination = 0
+        if p.head_len < ETHERNET_HEADER:
+            drop(worker, number, RUNT)
+            continue
+        source_word = load64(p.key + SOURCE)
+        source = source_word & MAC_MASK
+        if source & GROUP_BIT != 0:
+            drop(worker, number, MULTICAST_SOURCE)
+            continue
+        destination = load64(p.key + DESTINATION) & MAC_MASK
+        if destination & RESERVED_MASK == RESERVED:
+            punt(worker, number, packet)
+            drop(worker, number, RESERVED_MULTICAST)
+            continue
+        vid = classify_vlan(worker, number, config, packet, bswap16(shr(source_word, 48)))
+        if vid == NO_VID:
+            continue
+        if trace != 0:
+            note(trace, RECEIVED, number, 0)
+            note(trace, IN_VLAN, vid, 0)
+        p.vid = vid
+        p.source = fdb_bucket(fdb, source | vid << 48)
+        p.destination = fdb_bucket(fdb, destination | vid << 48)
+    return 0
+
+
+@kernel
+def output(worker, number, packet, vid):
+    """Send a packet that goes to this port alone, in the form that the port wants."""
+    w = worker_at(worker)
+    form = form_of(port_at(w.ports + number * PORT_BYTES).config, vid)
+    set_form(packet, form)
+    if w.trace != 0:
+        note(w.trace, OUTPUT_TAGGED if form != 0 else OUTPUT_UNTAGGED, number, form)
+    return append(worker, number, packet)
+
+
+@kernel
+def flood(worker, number, packet, vid):
+    """Send a packet to every other port of the bridge that is a member of the VLAN and up.
+
+    At most two forms of it are made, shared by the ports that want them; a patch port always gets its own.
+    """
+    w = worker_at(worker)
+    ports = w.ports
+    trace = w.trace
+    members = bridge_at(w.bridges + port_at(ports + number * PORT_BYTES).bridge * BRIDGE_BYTES).members
+    tagged = 0
+    untagged = 0
+    if packet_at(packet).tagged != 0:
+        tagged = packet
+    else:
+        untagged = packet
+    outputs = 0
+    for i in range(members_at(members).count):
+        other = load32(members + MEMBER_PORTS + i * 4)
+        if other == number:
+            continue
+        port = port_at(ports + other * PORT_BYTES)
+        config = port.config
+        if port.state != PORT_UP or is_member(config, vid) == 0:
+            continue
+        form = form_of(config, vid)
+        outputs += 1
+        if trace != 0:
+            note(trace, OUTPUT_TAGGED if form != 0 else OUTPUT_UNTAGGED, other, form)
+        own = port.peer >= -1
+        sent = tagged if form != 0 else untagged
+        if own or sent == 0:
+            sent = clone(worker, other, packet)
+            if sent == 0:
+                continue
+            set_form(sent, form)
+            if not own:
+                if form != 0:
+                    tagged = sent
+                else:
+                    untagged = sent
+        append(worker, other, sent)
+    if outputs == 0:
+        drop(worker, number, NO_DESTINATION)
+    return outputs
+
+
+@kernel
+def learn(worker, fdb, number, bucket, key):
+    """Learn a source address, or say what would be learned."""
+    trace = worker_at(worker).trace
+    if trace == 0:
+        return fdb_learn(worker, fdb, bucket, key, number)
+    known = fdb_lookup(bucket, key)
+    if known & VALID != 0 and known & PORT_MASK == number:
+        return note(trace, SOURCE_KNOWN, number, 0)
+    return note(trace, SOURCE_NEW, number, 0)
+
+
+@kernel
+def forward(worker, number, packets, count):
+    """Second pass: learn, look up, output."""
+    w = worker_at(worker)
+    ports = w.ports
+    bridge = port_at(ports + number * PORT_BYTES).bridge
+    fdb = bridge_at(w.bridges + bridge * BRIDGE_BYTES).fdb
+    trace = w.trace
+    for i in range(count):
+        packet = load64(packets + i * 8)
+        p = packet_at(packet)
+        if p.destination == 0:
+            continue
+        vid = p.vid
+        vlan = vid << 48
+        key = p.key
+        learn(worker, fdb, number, p.source, load64(key + SOURCE) & MAC_MASK | vlan)
+        destination = load64(key + DESTINATION) & MAC_MASK
+        if destination & GROUP_BIT != 0:
+            if trace != 0:
+                note(trace, DESTINATION_GROUP, 0, 0)
+            flood(worker, number, packet, vid)
+            continue
+        found = fdb_lookup(p.destination, destination | vlan)
+        if found == 0:
+            if trace != 0:
+                note(trace, DESTINATION_UNKNOWN, 0, 0)
+            flood(worker, number, packet, vid)
+            continue
+        other = found & PORT_MASK
+        if trace != 0:
+            note(trace, DESTINATION_KNOWN, other, 0)
+        if other == number:
+            drop(worker, number, SAME_PORT)
+            continue
+        port = port_at(ports + other * PORT_BYTES)
+        # An entry may outlive its port, or its port's place in the VLAN, for an instant.
+        if port.bridge != bridge or port.state != PORT_UP or is_member(port.config, vid) == 0:
+            flood(worker, number, packet, vid)
+            continue
+        output(worker, other, packet, vid)
+    return 0
+
+
+@entry("int64(int64, int64, int64, int64)")
+def normal(worker, number, packets, count):
+    """Forward ``count`` parsed packets (addresses at ``packets``) that came in by one port; fills output bursts."""
+    classify(worker, number, packets, count)
+    return forward(worker, number, packets, count)

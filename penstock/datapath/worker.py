@@ -1,0 +1,248 @@
+"""The worker loop: one thread, one compiled function, no Python and no GIL while it runs.
+
+A turn asks every queue without a descriptor, and those of the others that had frames at the last look; epoll tells which of the
+quiet ones have some now. At the start of a turn the worker adds one to ``turns`` and reads its list of queues again: when the
+main thread has replaced the list (or any pointer that workers follow) and has seen a later turn begin, or the worker asleep,
+nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is ready or its kick eventfd is written.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from penstock.datapath.layout import (
+    BURST,
+    EVENTS_MAX,
+    FRAME_RECORD,
+    LIST_QUEUES,
+    OUT_PORT,
+    POLL_ADAPTIVE,
+    PORT_BYTES,
+    PORT_FREE,
+    PORT_UP,
+    RUNNING,
+    SLEEPING,
+    WORKER_QUEUES,
+    WORKER_STATE,
+    WORKER_STOP,
+    WORKER_TURNS,
+    frame_record_at,
+    list_at,
+    packet_at,
+    port_at,
+    rxq_at,
+    worker_at,
+)
+from penstock.datapath.output import append
+from penstock.datapath.stages import reset_depth, run_burst
+from penstock.machine import (
+    call1,
+    call3,
+    call4,
+    cycles,
+    entry,
+    fence,
+    kernel,
+    load64,
+    load_acquire,
+    monotonic_ns,
+    pause,
+    store64,
+    store_release,
+    sys_epoll_ctl,
+    sys_epoll_wait,
+    sys_read,
+)
+from penstock.memory import record_peek, record_release
+
+# struct epoll_event is packed on x86-64 only.
+EVENT_DATA, EVENT_BYTES = (4, 12) if platform.machine() == "x86_64" else (8, 16)
+EPOLL_CTL_DEL = 2
+NANOSECONDS = 1_000_000_000
+EPOLL_EVERY = 7  # turns (less one) between looks at the quiet queues while others are busy
+RECORD_BYTES = FRAME_RECORD.itemsize
+SLEEP_MILLISECONDS = 1000
+
+
+@kernel
+def update_clock(worker, now_cycles):
+    """Set the coarse clock that ages FDB entries."""
+    w = worker_at(worker)
+    w.now = monotonic_ns() // NANOSECONDS
+    w.clock_cycles = now_cycles
+    return 0
+
+
+@kernel
+def take_events(worker, count):
+    """Put the queues that epoll named on the active list; drain the kick."""
+    w = worker_at(worker)
+    for i in range(count):
+        rxq = load64(w.events + i * EVENT_BYTES + EVENT_DATA)
+        if rxq == 0:
+            sys_read(w.kick, w.events + EVENTS_MAX * EVENT_BYTES, 8)
+            continue
+        q = rxq_at(rxq)
+        if q.active == 0:
+            q.active = 1
+            store64(w.active + w.active_count * 8, rxq)
+            w.active_count += 1
+    return 0
+
+
+@kernel
+def run_active(worker):
+    """One burst of every active queue; those that gave less than a full burst leave the list. Packets received."""
+    w = worker_at(worker)
+    received = 0
+    i = 0
+    while i < w.active_count:
+        rxq = load64(w.active + i * 8)
+        q = rxq_at(rxq)
+        count = run_burst(worker, rxq)
+        received += count
+        if count == BURST:
+            i += 1
+            continue
+        q.active = 0
+        w.active_count -= 1
+        store64(w.active + i * 8, load64(w.active + w.active_count * 8))
+        if q.error != 0:
+            # The device is gone or broken: without this a level-triggered epoll would name it for ever.
+            sys_epoll_ctl(w.epoll, EPOLL_CTL_DEL, q.fd, 0)
+    return received
+
+
+@kernel
+def run_packet_out(worker):
+    """Send the frames that the control process handed over: how many."""
+    w = worker_at(worker)
+    ring = w.packet_out
+    if ring == 0:
+        return 0
+    done = 0
+    while done < BURST:
+        record = record_peek(ring)
+        if record == 0:
+            break
+        r = frame_record_at(record)
+        packet = load64(w.burst)
+        p = packet_at(packet)
+        p.head = record + RECORD_BYTES
+        p.head_len = r.length
+        p.tail = 0
+        p.tail_len = 0
+        p.headroom = RECORD_BYTES
+        p.gso_type = 0
+        p.gso_size = 0
+        p.flags = 0
+        call3(w.parse, r.port, w.burst, 1)
+        if r.kind == OUT_PORT:
+            # A port that is down counts the drop; the place of a port that is gone has no counters.
+            if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
+                append(worker, r.target, packet)
+        elif port_at(w.ports + r.port * PORT_BYTES).state == PORT_UP:
+            call4(w.normal, worker, r.port, w.burst, 1)
+        call1(w.flush, worker)
+        if w.crossed != 0:
+            reset_depth(worker)
+        record_release(ring)
+        done += 1
+    return done
+
+
+@kernel
+def may_sleep(worker, queues):
+    """After SLEEPING was announced: 1 when really nothing waits."""
+    w = worker_at(worker)
+    if load_acquire(worker + WORKER_QUEUES) != queues or load_acquire(worker + WORKER_STOP) != 0:
+        return 0
+    if w.packet_out != 0 and record_peek(w.packet_out) != 0:
+        return 0
+    for i in range(list_at(queues).polled):
+        rxq = load64(queues + LIST_QUEUES + i * 8)
+        if call1(rxq_at(rxq).pending, rxq) != 0:
+            return 0
+    return 1
+
+
+@kernel
+def sleep(worker, queues):
+    """Wait in epoll until something happens."""
+    w = worker_at(worker)
+    store_release(worker + WORKER_STATE, SLEEPING)
+    fence()
+    count = 0
+    if may_sleep(worker, queues) == 1:
+        w.sleeps += 1
+        count = sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, SLEEP_MILLISECONDS)
+    store_release(worker + WORKER_STATE, RUNNING)
+    fence()
+    # Events of a list that was replaced meanwhile may name queues that are gone; epoll names the others again.
+    if load_acquire(worker + WORKER_QUEUES) == queues:
+        take_events(worker, count)
+    return 0
+
+
+@kernel
+def begin_turn(worker, queues):
+    """Announce the turn; the present list of queues, with the active list emptied when it is a new one."""
+    w = worker_at(worker)
+    store_release(worker + WORKER_TURNS, w.turns + 1)
+    fence()
+    current = load_acquire(worker + WORKER_QUEUES)
+    if current != queues:
+        w.active_count = 0
+        for i in range(list_at(current).count):
+            rxq_at(load64(current + LIST_QUEUES + i * 8)).active = 0
+    return current
+
+
+@entry("int64(int64)")
+def worker_loop(worker):
+    """Forward until ``stop`` is set."""
+    w = worker_at(worker)
+    queues = 0
+    started = cycles()
+    w.started = started
+    update_clock(worker, started)
+    last_work = started
+    while load_acquire(worker + WORKER_STOP) == 0:
+        queues = begin_turn(worker, queues)
+        received = 0
+        polled = list_at(queues).polled
+        for i in range(polled):
+            received += run_burst(worker, load64(queues + LIST_QUEUES + i * 8))
+        if list_at(queues).count > polled and (w.active_count == 0 or w.turns & EPOLL_EVERY == 0):
+            take_events(worker, sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, 0))
+        received += run_active(worker)
+        received += run_packet_out(worker)
+        now = cycles()
+        w.last_cycles = now
+        if received != 0:
+            w.busy_turns += 1
+            w.busy_cycles += now - started
+            last_work = now
+        elif w.poll == POLL_ADAPTIVE and now - last_work > w.spin_cycles:
+            sleep(worker, queues)
+            now = cycles()
+            last_work = now
+            w.clock_cycles = 0
+        else:
+            pause()
+        if now - w.clock_cycles > w.cycles_hz >> 3:
+            update_clock(worker, now)
+        started = now
+    store_release(worker + WORKER_STATE, SLEEPING)
+    return 0
+
+
+@entry("int64(int64, int64, int64)")
+def trace_packet(worker, number, packet):
+    """Run the stages on one described packet in a context whose ``trace`` is set; outputs stay in its output bursts."""
+    w = worker_at(worker)
+    store64(w.burst, packet)
+    update_clock(worker, cycles())
+    call3(w.parse, number, w.burst, 1)
+    call4(w.normal, worker, number, w.burst, 1)
+    return call1(w.flush, worker)

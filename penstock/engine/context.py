@@ -1,0 +1,74 @@
+"""A worker's context: its WORKER struct and the memory that the struct points to.
+
+The engine makes one per worker thread in the arena; a tracer makes one in private memory, with the compiled stages of its own
+process, and so runs the very code that forwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from penstock.datapath.clones import CLONE_BYTES
+from penstock.datapath.layout import (
+    BURST,
+    CLONES_MAX,
+    EVENTS_MAX,
+    MAX_PORTS,
+    OUTPUT_BYTES,
+    PACKET,
+    PACKET_BYTES,
+    SCRATCH_STRIDE,
+    TX_SCRATCH,
+    WORKER,
+)
+from penstock.datapath.normal import normal
+from penstock.datapath.stages import flush, parse_burst
+from penstock.datapath.transmit import transmit
+from penstock.machine import records
+from penstock.memory import CACHE, cache_init, pool_bytes, pool_init
+from penstock.packet.fields import KEY_SIZE
+from penstock.packet.segment import SEGMENTATION
+
+EVENT_BYTES_MAX = 16
+CLONE_BUFFER = -(-CLONE_BYTES // 64) * 64
+
+Allocate = Callable[[int], int]
+
+
+def make_clone_pool(allocate: Allocate, workers: int) -> int:
+    """The address of a pool of clone buffers that lasts for this many workers."""
+    count = 1 << (2 * CLONES_MAX * workers - 1).bit_length()
+    pool = allocate(pool_bytes(count, CLONE_BUFFER))
+    pool_init(pool, count, CLONE_BUFFER)
+    return pool
+
+
+def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
+    """Fill the zeroed WORKER at ``worker``; its record, for the caller to set ports, bridges and the rest."""
+    row = records(WORKER, worker)[0]
+    row["index"] = index
+    row["parse"], row["normal"] = parse_burst.address, normal.address
+    row["transmit"], row["flush"] = transmit.address, flush.address
+    row["outputs"] = allocate(MAX_PORTS * OUTPUT_BYTES)
+    row["dirty"] = allocate(MAX_PORTS * 4)
+    row["packets"], row["keys"] = allocate(BURST * PACKET_BYTES), allocate(BURST * KEY_SIZE)
+    for name in ("burst", "staged", "patched", "segments"):
+        row[name] = allocate(BURST * 8)
+    row["clones"] = allocate(CLONES_MAX * 8)
+    row["cache"] = allocate(CACHE.itemsize)
+    cache_init(int(row["cache"]), pool)
+    row["events"] = allocate((EVENTS_MAX + 1) * EVENT_BYTES_MAX)
+    row["active"] = allocate(MAX_PORTS * 8)
+    row["segmentation"] = allocate(SEGMENTATION.itemsize)
+    row["rx_scratch"], row["tx_scratch"] = allocate(BURST * SCRATCH_STRIDE), allocate(TX_SCRATCH)
+    row["unix_offset"] = time.time_ns() - time.monotonic_ns()
+    bursts = records(np.dtype(np.int64), int(row["burst"]), BURST)
+    for i in range(BURST):
+        packet = int(row["packets"]) + i * PACKET_BYTES
+        bursts[i] = packet
+        records(PACKET, packet)[0]["key"] = int(row["keys"]) + i * KEY_SIZE
+    return row

@@ -1,0 +1,325 @@
+"""The engine: bridges, ports and their queues, brought up and down while workers forward. The main thread's alone.
+
+Everything workers follow is prepared first, then published by a pointer or state store; what is taken away is unpublished,
+then a quiet point is awaited, then it is freed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.datapath.fdb import fdb_expire
+from penstock.datapath.layout import OFFLOAD_NAMES, PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.engine.fdstore import FdStore
+from penstock.engine.tables import NO_PEER, NOT_PATCH, Tables
+from penstock.engine.workers import Workers
+from penstock.machine import records
+from penstock.memory import Arena, ArenaError
+from penstock.ports import KINDS, Port, PortContext, PortError
+from penstock.ports.spec import BridgeSpec, PortSpec, PortState
+
+ARENA_BYTES = 1 << 30
+FOREVER = 1 << 31
+
+
+class EngineFault(Exception):
+    """A request that cannot be carried out; the text names the object, the value and what would be right."""
+
+
+@dataclass
+class OpenPort:
+    """A port that the engine runs."""
+
+    number: int
+    spec: PortSpec
+    port: Port
+    rxqs: list[int] = field(default_factory=list)
+    locks: int = 0
+    state: str = "up"
+    error: str = ""
+
+
+class Engine:
+    """Bridges and ports by name over one arena."""
+
+    def __init__(
+        self,
+        workers: int = 1,
+        cpus: Sequence[int] = (),
+        poll: str = "adaptive",
+        huge_pages: bool = True,
+        arena_bytes: int = ARENA_BYTES,
+    ) -> None:
+        self.arena = Arena.create(arena_bytes, huge_pages)
+        self.tables = Tables(self.arena)
+        self.workers = Workers(self.arena, workers, cpus, poll, self.tables.ports_address, self.tables.bridges_address)
+        self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
+        self.ports: dict[str, OpenPort] = {}
+        self._store = FdStore()
+        self._kept = self._store.take_all()
+        root = self.arena.allocate(SWITCH.itemsize)
+        self.arena.header["root"] = root
+        records(SWITCH, root)[0] = (
+            self.tables.ports_address,
+            self.tables.bridges_address,
+            self.workers.table,
+            workers,
+            self.workers.packet_out,
+            self.workers.cycles_hz,
+            time.time_ns(),
+            os.getpid(),
+        )
+        self._poll = poll
+
+    def stop(self) -> None:
+        """Stop forwarding and close every port; TAPs that nothing else holds disappear."""
+        for name in list(self.ports):
+            self.remove_port(name)
+        self.workers.stop()
+        self._store.close()
+        self.arena.close()
+
+    def info(self) -> dict[str, Any]:
+        """What this engine is and runs on."""
+        return {
+            "pid": os.getpid(),
+            "started": int(records(SWITCH, int(self.arena.header["root"]))[0]["started_ns"]) / 1e9,
+            "cycles_hz": self.workers.cycles_hz,
+            "arena_bytes": self.arena.size,
+            "arena_used": self.arena.used,
+            "page_bytes": self.arena.page_bytes,
+            "workers": len(self.workers.all),
+            "cpus": [worker.cpu for worker in self.workers.all],
+            "poll": self._poll,
+        }
+
+    # Bridges
+
+    def add_bridge(self, spec: BridgeSpec) -> None:
+        """Add an empty bridge."""
+        if spec.name in self.bridges:
+            raise EngineFault(f"bridge '{spec.name}' exists already")
+        try:
+            number = self.tables.free_bridge_number()
+            self.tables.bridges[number]["members"] = self.tables.member_list([])
+            self.tables.set_bridge(number, spec)
+        except (LookupError, ArenaError) as error:
+            raise EngineFault(f"bridge '{spec.name}' cannot be added: {error}") from error
+        self.bridges[spec.name] = number, spec
+
+    def _bridge(self, name: str) -> tuple[int, BridgeSpec]:
+        try:
+            return self.bridges[name]
+        except KeyError:
+            raise EngineFault(f"no bridge '{name}'; there are: {', '.join(self.bridges) or 'none'}") from None
+
+    def set_bridge(self, spec: BridgeSpec) -> None:
+        """Change a bridge's settings. Its learned addresses are forgotten when the table's size changes."""
+        number, old = self._bridge(spec.name)
+        fdb = int(self.tables.bridges[number]["fdb"])
+        resized = spec.mac_table_size != old.mac_table_size
+        self.tables.set_bridge(number, spec, resized)
+        self.bridges[spec.name] = number, spec
+        if resized:
+            self.workers.quiesce()
+            self.arena.free(fdb)
+
+    def remove_bridge(self, name: str) -> None:
+        """Remove a bridge that has no ports."""
+        number, _spec = self._bridge(name)
+        left = [port.spec.name for port in self.ports.values() if port.spec.bridge == name]
+        if left:
+            raise EngineFault(f"bridge '{name}' still has ports: {', '.join(left)}; remove them first")
+        row = self.tables.bridges[number]
+        self.workers.quiesce()
+        row["state"], row["name"] = 0, b""
+        for column in ("fdb", "members"):
+            self.arena.free(int(row[column]))
+        del self.bridges[name]
+
+    def _publish_members(self, bridge: int, name: str) -> None:
+        row = self.tables.bridges[bridge]
+        old = int(row["members"])
+        row["members"] = self.tables.member_list([p.number for p in self.ports.values() if p.spec.bridge == name])
+        self.workers.quiesce()
+        self.arena.free(old)
+
+    # Ports
+
+    def _context(self, spec: PortSpec) -> PortContext:
+        return PortContext(
+            arena=self.arena,
+            workers=len(self.workers.all),
+            mtu=spec.mtu,
+            adopt=lambda name: self._kept.pop(name, None),
+            keep=self._store.store,
+            forget=self._store.forget,
+            kick=self.workers.kick,
+        )
+
+    def add_port(self, spec: PortSpec) -> int:
+        """Open a port and let it forward; its number."""
+        bridge, _ = self._bridge(spec.bridge)
+        if spec.name in self.ports:
+            raise EngineFault(f"port '{spec.name}' exists already, on bridge '{self.ports[spec.name].spec.bridge}'")
+        if spec.kind not in KINDS:
+            raise EngineFault(
+                f"port '{spec.name}': type '{spec.kind}' is unknown; known are: {', '.join(sorted(KINDS))}"
+            )
+        kind = KINDS[spec.kind]
+        try:
+            number = self.tables.free_port_number()
+            port = kind(spec.name, kind.Options(**spec.options), self._context(spec))
+            port.open()
+        except (LookupError, TypeError, PortError, ArenaError, OSError) as error:
+            raise EngineFault(_naming(spec.name, error)) from error
+        opened = OpenPort(number, spec, port)
+        try:
+            self._install(opened, bridge)
+        except (ArenaError, OSError) as error:
+            self._uninstall(opened)
+            raise EngineFault(_naming(spec.name, error)) from error
+        self._link_patches()
+        return number
+
+    def _install(self, opened: OpenPort, bridge: int) -> None:
+        port, spec, number = opened.port, opened.spec, opened.number
+        config = self.tables.vlan_config(spec.vlan)
+        row = self.tables.add_port(number, spec.name, bridge, config, port.mtu, spec.kind == "patch")
+        scratch = [int(worker.row["tx_scratch"]) for worker in self.workers.all]
+        opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
+        self.ports[spec.name] = opened
+        row["state"] = PORT_UP
+        self._check(opened)
+        for each in port.rx:
+            rxq = self.arena.allocate(RXQ.itemsize)
+            records(RXQ, rxq)[0] = (each.rx, each.release, each.pending, each.ctx, 0, each.fd, number, 0, 0, 0)
+            opened.rxqs.append(rxq)
+            self.workers.deal(rxq)
+        self.workers.publish()
+        self._publish_members(bridge, spec.bridge)
+
+    def _port(self, name: str) -> OpenPort:
+        try:
+            return self.ports[name]
+        except KeyError:
+            raise EngineFault(f"no port '{name}'; there are: {', '.join(self.ports) or 'none'}") from None
+
+    def _uninstall(self, opened: OpenPort) -> None:
+        self.ports.pop(opened.spec.name, None)
+        row = self.tables.ports[opened.number]
+        if row["counters"]:
+            bridge, _ = self.bridges[opened.spec.bridge]
+            row["state"] = PORT_DOWN
+            for rxq in opened.rxqs:
+                self.workers.withdraw(rxq)
+            self.workers.publish()
+            self._publish_members(bridge, opened.spec.bridge)
+            self._link_patches()
+            fdb_expire(int(self.tables.bridges[bridge]["fdb"]), FOREVER, opened.number)
+            self.workers.quiesce()
+            for address in (*opened.rxqs, *([opened.locks] if opened.locks else [])):
+                self.arena.free(address)
+            self.tables.clear_port(opened.number)
+        opened.port.close()
+
+    def remove_port(self, name: str) -> None:
+        """Stop a port's forwarding and close it."""
+        self._uninstall(self._port(name))
+
+    def set_port(self, spec: PortSpec) -> None:
+        """Change a port's VLANs or MTU while it forwards; a change of VLANs forgets the addresses learned on it."""
+        opened = self._port(spec.name)
+        old = opened.spec
+        if (spec.bridge, spec.kind, spec.options) != (old.bridge, old.kind, old.options):
+            raise EngineFault(f"port '{spec.name}': bridge, type and options cannot change; remove it and add it again")
+        row = self.tables.ports[opened.number]
+        if spec.mtu is not None and spec.mtu != opened.port.mtu:
+            try:
+                opened.port.set_mtu(spec.mtu)
+            except (PortError, OSError) as error:
+                raise EngineFault(_naming(spec.name, error)) from error
+            row["mtu"] = opened.port.mtu
+        if spec.vlan != old.vlan:
+            config = int(row["config"])
+            row["config"] = self.tables.vlan_config(spec.vlan)
+            self.workers.quiesce()
+            self.arena.free(config)
+            fdb_expire(int(self.tables.bridges[int(row["bridge"])]["fdb"]), FOREVER, opened.number)
+        opened.spec = spec
+
+    def set_capture(self, name: str, snaplen: int) -> None:
+        """Copy the first ``snaplen`` bytes of every frame that passes the port to the control process; 0 stops it."""
+        self.tables.ports[self._port(name).number]["capture"] = snaplen
+
+    def set_punt(self, enabled: bool) -> None:
+        """Whether frames for reserved group addresses go to the control process as packet-ins."""
+        for worker in self.workers.all:
+            worker.row["punt"] = int(enabled)
+
+    def _link_patches(self) -> None:
+        """Join patch ports that name each other; one whose peer is missing or names another drops what it gets."""
+        for opened in self.ports.values():
+            row = self.tables.ports[opened.number]
+            if row["peer"] == NOT_PATCH:
+                continue
+            wanted = opened.spec.options["peer"]
+            peer = self.ports.get(wanted)
+            joined = peer is not None and peer.spec.options.get("peer") == opened.spec.name
+            row["peer"] = peer.number if peer is not None and joined else NO_PEER
+            opened.state, opened.error = "up", ""
+            if not joined:
+                opened.state = "error"
+                opened.error = f"peer '{wanted}' " + ("does not exist" if peer is None else "does not name this port")
+
+    def _check(self, opened: OpenPort) -> None:
+        """Take over the device's state: workers send only to ports that are up."""
+        if opened.spec.kind == "patch":
+            return
+        opened.state, opened.error = opened.port.check()
+        for rxq in opened.rxqs:
+            errno = int(records(RXQ, rxq)[0]["error"])
+            if errno and opened.state != "error":
+                opened.state, opened.error = "error", f"receiving failed: {os.strerror(errno)}"
+        row = self.tables.ports[opened.number]
+        state = PORT_UP if opened.state == "up" else PORT_DOWN
+        if row["state"] != state:
+            row["state"] = state
+        if row["mtu"] != opened.port.mtu:
+            row["mtu"] = opened.port.mtu
+
+    def check_ports(self) -> None:
+        """Look at every port's device. Called each second."""
+        for opened in self.ports.values():
+            self._check(opened)
+
+    def port_states(self) -> list[PortState]:
+        """Every port as it is now."""
+        self.check_ports()
+        return [
+            PortState(
+                spec=opened.spec,
+                number=opened.number,
+                state=opened.state,  # type: ignore[arg-type]
+                error=opened.error,
+                mac=opened.port.mac,
+                mtu=opened.port.mtu,
+                netdev=opened.port.netdev,
+                queues=len(opened.port.rx),
+                offloads=tuple(name for bit, name in OFFLOAD_NAMES.items() if opened.port.offloads & bit),
+            )
+            for opened in self.ports.values()
+        ]
+
+    def driver_stats(self) -> dict[str, dict[str, int]]:
+        """Counters of the ports' devices."""
+        return {name: opened.port.driver_stats() for name, opened in self.ports.items()}
+
+
+def _naming(name: str, error: Exception) -> str:
+    text = str(error)
+    return text if f"'{name}'" in text else f"port '{name}': {text}"

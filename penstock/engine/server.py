@@ -1,0 +1,116 @@
+"""The engine's message socket: requests that need the engine's own hands (a descriptor, an allocation), one at a time.
+
+A request is {"op": NAME, ...operands}; the reply is {"ok": true, "result": ...} or {"ok": false, "error": text}. "attach" also
+sends the arena's descriptor. A client that sends nonsense is disconnected; nothing else is disturbed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from penstock.engine.engine import Engine, EngineFault
+from penstock.engine.messages import receive_message, send_message, socket_path
+from penstock.ports.spec import BridgeSpec, PortSpec
+
+LOG = logging.getLogger("penstock.engine")
+CHECK_SECONDS = 1.0
+CLIENT_SECONDS = 5.0  # a client that stops in the middle of a message is cut off after this
+
+Operation = Callable[[Engine, dict[str, Any]], Any]
+
+OPERATIONS: dict[str, Operation] = {
+    "attach": lambda engine, request: engine.info(),
+    "info": lambda engine, request: engine.info(),
+    "bridges": lambda engine, request: [spec.to_json() for _number, spec in engine.bridges.values()],
+    "add_bridge": lambda engine, request: engine.add_bridge(BridgeSpec.from_json(request["spec"])),
+    "set_bridge": lambda engine, request: engine.set_bridge(BridgeSpec.from_json(request["spec"])),
+    "remove_bridge": lambda engine, request: engine.remove_bridge(request["name"]),
+    "ports": lambda engine, request: [state.to_json() for state in engine.port_states()],
+    "add_port": lambda engine, request: engine.add_port(PortSpec.from_json(request["spec"])),
+    "set_port": lambda engine, request: engine.set_port(PortSpec.from_json(request["spec"])),
+    "remove_port": lambda engine, request: engine.remove_port(request["name"]),
+    "driver_stats": lambda engine, request: engine.driver_stats(),
+    "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
+    "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
+    "kick": lambda engine, request: engine.workers.kick(),
+}
+
+
+class Server:
+    """Accepts control processes on ``<rundir>/engine.sock``."""
+
+    def __init__(self, engine: Engine, rundir: Path) -> None:
+        self._engine = engine
+        self._path = socket_path(rundir)
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        self._listener.listen()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Have ``serve`` return; callable from a signal handler."""
+        self._stopping = True
+        os.write(self._wake_write, b"x")
+
+    def serve(self) -> None:
+        """Answer requests until ``stop``; look at the ports' devices each second."""
+        next_check = time.monotonic() + CHECK_SECONDS
+        while not self._stopping:
+            for key, _events in self._selector.select(max(0.0, next_check - time.monotonic())):
+                if key.fileobj is self._listener:
+                    connection, _ = self._listener.accept()
+                    connection.settimeout(CLIENT_SECONDS)
+                    self._selector.register(connection, selectors.EVENT_READ)
+                elif isinstance(key.fileobj, socket.socket):
+                    self._answer(key.fileobj)
+            if time.monotonic() >= next_check:
+                self._engine.check_ports()
+                next_check = time.monotonic() + CHECK_SECONDS
+        self._close()
+
+    def _close(self) -> None:
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self._selector.close()
+        self._path.unlink(missing_ok=True)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _answer(self, connection: socket.socket) -> None:
+        """Answer one request; any failure to talk ends the connection."""
+        try:
+            request, _fds = receive_message(connection)
+            reply = self._carry_out(request)
+            attached = request.get("op") == "attach" and reply["ok"]
+            send_message(connection, reply, [self._engine.arena.fd] if attached else None)
+        except (OSError, ValueError) as error:
+            if not isinstance(error, ConnectionError):
+                LOG.warning("a client of the message socket was disconnected: %s", error)
+            self._selector.unregister(connection)
+            connection.close()
+
+    def _carry_out(self, request: dict[str, Any]) -> dict[str, Any]:
+        name = request.get("op")
+        operation = OPERATIONS.get(str(name))
+        if operation is None:
+            return {"ok": False, "error": f"operation '{name}' is unknown; known are: {', '.join(sorted(OPERATIONS))}"}
+        try:
+            return {"ok": True, "result": operation(self._engine, request)}
+        except EngineFault as error:
+            return {"ok": False, "error": str(error)}
+        except (KeyError, TypeError) as error:
+            return {"ok": False, "error": f"operation '{name}' has a missing or wrong operand: {error}"}

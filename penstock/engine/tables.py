@@ -1,0 +1,145 @@
+"""The tables that workers follow: ports, bridges, membership, VLAN configuration, counters. Written by the main thread alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.datapath.fdb import fdb_bytes, fdb_init
+from penstock.datapath.layout import (
+    BRIDGE,
+    COUNTERS,
+    COUNTERS_BYTES,
+    MAX_BRIDGES,
+    MAX_PORTS,
+    MAX_WORKERS,
+    MEMBER_PORTS,
+    PORT,
+    PORT_CONFIG,
+    PORT_DOWN,
+    PORT_FREE,
+    TXQ,
+    TXQ_BYTES,
+    VLAN_MODES,
+)
+from penstock.machine import records, store64
+from penstock.memory import Arena
+from penstock.ports.base import TxSpec
+from penstock.ports.spec import BridgeSpec, VlanConfig
+
+NOT_PATCH, NO_PEER = -2, -1
+FDB_ALIGN = 128
+
+
+class Tables:
+    """Ports and bridges as workers see them; rows by number."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self.ports_address = arena.allocate(MAX_PORTS * PORT.itemsize)
+        self.bridges_address = arena.allocate(MAX_BRIDGES * BRIDGE.itemsize)
+        self.ports = records(PORT, self.ports_address, MAX_PORTS)
+        self.bridges = records(BRIDGE, self.bridges_address, MAX_BRIDGES)
+        self._last_port = 0
+
+    def free_port_number(self) -> int:
+        """A number that no port has, the longest unused first; 0 is none's. Raises LookupError when all are taken."""
+        for step in range(1, MAX_PORTS):
+            number = (self._last_port + step - 1) % (MAX_PORTS - 1) + 1
+            if self.ports[number]["state"] == PORT_FREE and not self.ports[number]["counters"]:
+                self._last_port = number
+                return number
+        raise LookupError(f"all {MAX_PORTS - 1} port numbers are taken")
+
+    def free_bridge_number(self) -> int:
+        """A number that no bridge has. Raises LookupError when all are taken."""
+        for number in range(MAX_BRIDGES):
+            if not self.bridges[number]["state"]:
+                return number
+        raise LookupError(f"all {MAX_BRIDGES} bridges are taken")
+
+    def vlan_config(self, vlan: VlanConfig) -> int:
+        """A new PORT_CONFIG; its address."""
+        address = self._arena.allocate(PORT_CONFIG.itemsize)
+        row = records(PORT_CONFIG, address)[0]
+        row["mode"] = VLAN_MODES.index(vlan.mode)
+        row["tag"] = vlan.tag or 0
+        member = np.zeros(4096, dtype=np.uint8)
+        if vlan.mode == "access":
+            member[vlan.tag or 0] = 1
+        else:
+            member[list(vlan.trunks) or slice(None)] = 1
+            if vlan.mode != "trunk":
+                member[vlan.tag or 0] = 1
+        row["members"] = np.packbits(member, bitorder="little")
+        return address
+
+    def member_list(self, numbers: Sequence[int]) -> int:
+        """A new list of a bridge's ports; its address."""
+        address = self._arena.allocate(MEMBER_PORTS + len(numbers) * 4)
+        store64(address, len(numbers))
+        if numbers:
+            records(np.dtype(np.int32), address + MEMBER_PORTS, len(numbers))[:] = numbers
+        return address
+
+    def set_bridge(self, number: int, spec: BridgeSpec, size_changed: bool = True) -> None:
+        """Fill a bridge's row; a new, empty FDB when its size changed (the old one is the caller's to free)."""
+        row = self.bridges[number]
+        if size_changed:
+            fdb = self._arena.allocate(fdb_bytes(spec.mac_table_size), FDB_ALIGN)
+            fdb_init(fdb, spec.mac_table_size)
+            row["fdb"] = fdb
+        row["ageing"] = spec.mac_ageing
+        row["name"] = spec.name.encode()
+        row["state"] = 1
+
+    def add_port(self, number: int, name: str, bridge: int, config: int, mtu: int, patch: bool) -> Any:
+        """Fill a port's row, still down; the row."""
+        row = self.ports[number]
+        row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
+        row["txqs"] = self._arena.allocate(MAX_WORKERS * TXQ_BYTES)
+        row["bridge"], row["config"], row["mtu"], row["capture"] = bridge, config, mtu, 0
+        row["peer"] = NO_PEER if patch else NOT_PATCH
+        row["name"] = name.encode()
+        row["state"] = PORT_DOWN
+        return row
+
+    def set_txqs(self, number: int, specs: Sequence[TxSpec], offloads: int, scratch: Sequence[int]) -> int:
+        """Fill the port's transmit queues for workers with these scratch areas; the lock words' address, or 0."""
+        row = self.ports[number]
+        if not specs:
+            return 0
+        shared = len(specs) < len(scratch)
+        locks = self._arena.allocate(len(specs) * 64) if shared else 0
+        txqs = records(TXQ, int(row["txqs"]), MAX_WORKERS)
+        for worker, area in enumerate(scratch):
+            queue = worker % len(specs)
+            spec = specs[queue]
+            txqs[worker] = (
+                spec.tx,
+                spec.ctx,
+                locks + queue * 64 if shared else 0,
+                int(row["counters"]) + worker * COUNTERS_BYTES,
+                spec.fd,
+                spec.queue,
+                offloads,
+                number,
+                area,
+                0,
+            )
+        return locks
+
+    def clear_port(self, number: int) -> None:
+        """Make a port's number free and give its memory back. After a quiet point."""
+        row = self.ports[number]
+        row["state"] = PORT_FREE
+        for field in ("counters", "txqs", "config"):
+            self._arena.free(int(row[field]))
+            row[field] = 0
+        row["name"] = b""
+
+    def counters(self, number: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """The port's counters, one row per worker."""
+        return records(COUNTERS, int(self.ports[number]["counters"]), MAX_WORKERS)

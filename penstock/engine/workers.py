@@ -1,0 +1,223 @@
+"""Worker threads: started pinned, given queues, woken, waited for. Used by the engine's main thread alone.
+
+What workers follow (their lists of queues, ports' and bridges' tables) is replaced by a pointer store; ``quiesce`` then returns
+when no worker can still hold the old pointer, because each has begun a later turn or sleeps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.datapath.layout import (
+    LIST_QUEUES,
+    POLL_ADAPTIVE,
+    POLL_BUSY,
+    RXQ,
+    RXQ_LIST_MAX,
+    SLEEPING,
+    WORKER,
+    WORKER_BYTES,
+    WORKER_STATE,
+    WORKER_STOP,
+    WORKER_TURNS,
+)
+from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
+from penstock.engine.context import make_clone_pool, make_worker
+from penstock.machine import (
+    cycles,
+    entry,
+    fence,
+    load_acquire,
+    measure_cycles_hz,
+    records,
+    store64,
+    store_release,
+    sys_epoll_ctl,
+)
+from penstock.memory import Arena, record_ring_bytes, record_ring_init
+
+PACKET_IN_BYTES = 1 << 20
+CAPTURE_BYTES = 1 << 22
+PACKET_OUT_BYTES = 1 << 20
+SPIN_SECONDS = 20e-6  # an idle worker polls so long before it sleeps
+QUIESCE_SECONDS = 5.0
+EPOLL_CTL_ADD, EPOLL_CTL_DEL = 1, 2
+
+
+@entry("int64()")
+def read_cycles():
+    """The cycle counter."""
+    return cycles()
+
+
+@entry("int64()")
+def full_fence():
+    """Order this thread's stores before its later loads."""
+    return fence()
+
+
+class Worker:
+    """One worker thread and the queues dealt to it."""
+
+    def __init__(self, arena: Arena, address: int, cpu: int | None, row: Any) -> None:
+        self.address, self.cpu, self.row = address, cpu, row
+        self.queues: list[int] = []
+        self._arena = arena
+        self._epoll = select.epoll()
+        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = ctypes.create_string_buffer(EVENT_BYTES)
+        row["epoll"], row["kick"] = self._epoll.fileno(), self._kick
+        self._control(EPOLL_CTL_ADD, self._kick, 0)
+        self._list = 0
+        self.publish()
+        self._thread = threading.Thread(target=self._run, name=f"worker-{row['index']}", daemon=True)
+
+    def _control(self, operation: int, fd: int, rxq: int) -> int:
+        self._event[:4] = select.EPOLLIN.to_bytes(4, "little")
+        self._event[EVENT_DATA : EVENT_DATA + 8] = rxq.to_bytes(8, "little")
+        return int(sys_epoll_ctl(self._epoll.fileno(), operation, fd, ctypes.addressof(self._event)))
+
+    def _run(self) -> None:
+        if self.cpu is not None:
+            os.sched_setaffinity(0, {self.cpu})
+        worker_loop(self.address)
+
+    def start(self) -> None:
+        """Begin to forward."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and wait for it."""
+        store_release(self.address + WORKER_STOP, 1)
+        self.kick()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._epoll.close()
+        os.close(self._kick)
+
+    def kick(self) -> None:
+        """Wake the worker if it sleeps."""
+        os.eventfd_write(self._kick, 1)
+
+    def kick_if_sleeping(self) -> None:
+        """Wake the worker if it sleeps; cheap when it does not."""
+        full_fence()
+        if load_acquire(self.address + WORKER_STATE) == SLEEPING:
+            self.kick()
+
+    @property
+    def turns(self) -> int:
+        return int(load_acquire(self.address + WORKER_TURNS))
+
+    @property
+    def asleep(self) -> bool:
+        return bool(load_acquire(self.address + WORKER_STATE) == SLEEPING)
+
+    def add_queue(self, rxq: int) -> None:
+        """Take a queue into the list; ``publish`` makes it seen."""
+        row = records(RXQ, rxq)[0]
+        row["scratch"] = self.row["rx_scratch"]
+        self.queues.append(rxq)
+        if row["fd"] >= 0:
+            error = self._control(EPOLL_CTL_ADD, int(row["fd"]), rxq)
+            if error < 0:
+                self.queues.remove(rxq)
+                raise OSError(-error, os.strerror(-error))
+
+    def remove_queue(self, rxq: int) -> None:
+        """Take a queue off the list; ``publish``, then ``quiesce``, and it is no longer used."""
+        self.queues.remove(rxq)
+        fd = int(records(RXQ, rxq)[0]["fd"])
+        if fd >= 0:
+            # The worker itself took a broken queue's descriptor off, and a closed descriptor leaves epoll by itself.
+            self._control(EPOLL_CTL_DEL, fd, 0)
+
+    def publish(self) -> int:
+        """Have the worker follow the list as it is now; the old list's memory, to be freed after a quiet point, or 0."""
+        polled = [rxq for rxq in self.queues if records(RXQ, rxq)[0]["fd"] < 0]
+        watched = [rxq for rxq in self.queues if rxq not in set(polled)]
+        if len(self.queues) > RXQ_LIST_MAX:
+            raise ValueError(f"worker {self.row['index']}: more than {RXQ_LIST_MAX} receive queues")
+        new = self._arena.allocate(LIST_QUEUES + len(self.queues) * 8)
+        store64(new, len(polled))
+        store64(new + 8, len(self.queues))
+        records(np.dtype(np.int64), new + LIST_QUEUES, len(self.queues) or 1)[: len(self.queues)] = polled + watched
+        old, self._list = self._list, new
+        store_release(self.address + WORKER.fields["queues"][1], new)  # type: ignore[index]
+        self.kick()
+        return old
+
+
+class Workers:
+    """All workers of the engine."""
+
+    def __init__(self, arena: Arena, count: int, cpus: Sequence[int], poll: str, ports: int, bridges: int) -> None:
+        self._arena = arena
+        self.cycles_hz = measure_cycles_hz(read_cycles)
+        self.table = arena.allocate(count * WORKER_BYTES)
+        pool = make_clone_pool(arena.allocate, count)
+        self.packet_out = self._record_ring(PACKET_OUT_BYTES)
+        self.all: list[Worker] = []
+        for index in range(count):
+            address = self.table + index * WORKER_BYTES
+            row = make_worker(arena.allocate, address, index, pool)
+            row["ports"], row["bridges"] = ports, bridges
+            row["packet_in"], row["captures"] = self._record_ring(PACKET_IN_BYTES), self._record_ring(CAPTURE_BYTES)
+            row["packet_out"] = self.packet_out if index == 0 else 0
+            row["cycles_hz"] = self.cycles_hz
+            row["poll"] = POLL_BUSY if poll == "busy" else POLL_ADAPTIVE
+            row["spin_cycles"] = int(self.cycles_hz * SPIN_SECONDS)
+            self.all.append(Worker(arena, address, cpus[index % len(cpus)] if cpus else None, row))
+        for worker in self.all:
+            worker.start()
+
+    def _record_ring(self, size: int) -> int:
+        ring = self._arena.allocate(record_ring_bytes(size))
+        record_ring_init(ring, size)
+        return ring
+
+    def stop(self) -> None:
+        """End all workers."""
+        for worker in self.all:
+            worker.stop()
+
+    def deal(self, rxq: int) -> None:
+        """Give a receive queue to the worker that has the fewest."""
+        min(self.all, key=lambda worker: len(worker.queues)).add_queue(rxq)
+
+    def withdraw(self, rxq: int) -> None:
+        """Take a receive queue from its worker."""
+        for worker in self.all:
+            if rxq in worker.queues:
+                worker.remove_queue(rxq)
+
+    def publish(self) -> None:
+        """Have all workers follow their lists as they are now; on return no old list is in use."""
+        old = [worker.publish() for worker in self.all]
+        self.quiesce()
+        for each in old:
+            self._arena.free(each)
+
+    def kick(self) -> None:
+        """Wake every sleeping worker."""
+        for worker in self.all:
+            worker.kick_if_sleeping()
+
+    def quiesce(self) -> None:
+        """Return when nothing that workers could follow before this call is in use. Raises RuntimeError when stuck."""
+        full_fence()
+        deadline = time.monotonic() + QUIESCE_SECONDS
+        for worker in self.all:
+            before = worker.turns
+            while worker.turns < before + 2 and not worker.asleep:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"worker {worker.row['index']} did not begin a turn in {QUIESCE_SECONDS} s")
+                time.sleep(20e-6)
