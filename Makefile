@@ -1,0 +1,50 @@
+# Penstock's commands. `make demo` and `make test` need nothing but python3 (3.11 or newer) and make: they do all set-up.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup lint bench bench-peers test-nojit fuzz clean packages
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: setup ## four hosts on two VLANs: reachability, isolation, throughput, and the control process killed in mid-traffic
+	$(PY) -m penstock.demo $(ARGS)
+
+setup: $(STAMP) ## everything into .venv, and the compile cache warmed: .venv/bin/penstock runs afterwards
+	@$(VENV)/bin/penstock compile
+
+$(STAMP): pyproject.toml
+	@PYTHON=$(PYTHON) sh tools/make-venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+packages:
+	@sh tools/debian-packages
+
+test: packages lint ## every test and the linters, Debian packages that tests need included
+	$(PY) -m pytest
+
+lint: setup ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test-nojit: setup ## the kernel tests with kernels as plain Python, for pdb and coverage
+	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/kernel $(ARGS)
+
+fuzz: setup ## ten times as many random frames through the parser as `make test` does
+	PENSTOCK_FUZZ=10 $(PY) -m pytest tests/kernel -k fuzz $(ARGS)
+
+bench: setup ## busy cycles per packet, dummy port to dummy port
+	$(PY) -m bench $(ARGS)
+
+bench-peers: packages setup ## TCP beside Open vSwitch's user-space datapath and the Linux bridge
+	$(PY) -m bench.peers $(ARGS)
+
+clean: ## remove what setup and the tests made (the compile cache stays in ~/.cache/penstock)
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
