@@ -37,6 +37,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("no_buffers", "tx", "no free packet buffer to copy or segment the frame"),
     Reason("cannot_finish", "tx", "a large segment or open checksum that neither the port nor software can finish"),
     Reason("patch_full", "tx", "more copies of frames wait for this patch port than a burst holds"),
+    Reason("not_written", "tx", "the pcap port has no file to write to"),
     Reason("no_peer", "tx", "the patch port's peer does not exist"),
 )
 
@@ -59,5 +60,6 @@ REASONS: tuple[Reason, ...] = (
     NO_BUFFERS,
     CANNOT_FINISH,
     PATCH_FULL,
+    NOT_WRITTEN,
     NO_PEER,
 ) = range(len(REASONS))

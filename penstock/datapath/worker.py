@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 
+from penstock.datapath.clones import free_clones
 from penstock.datapath.layout import (
     BURST,
     EVENTS_MAX,
@@ -246,3 +247,9 @@ def trace_packet(worker, number, packet):
     call3(w.parse, number, w.burst, 1)
     call4(w.normal, worker, number, w.burst, 1)
     return call1(w.flush, worker)
+
+
+@entry("int64(int64)")
+def end_trace(worker):
+    """Give back the clones of a traced packet, after what would leave was read."""
+    return free_clones(worker)

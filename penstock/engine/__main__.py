@@ -11,6 +11,7 @@ from pathlib import Path
 from penstock.engine.engine import Engine
 from penstock.engine.server import Server
 from penstock.engine.warm import warm
+from penstock.machine import cache_is_warm
 from penstock.memory import ArenaError
 
 
@@ -24,7 +25,10 @@ def main() -> int:
     parser.add_argument("--no-huge-pages", dest="huge_pages", action="store_false")
     options = parser.parse_args()
     logging.basicConfig(format="penstock engine: %(message)s", level=logging.INFO, stream=sys.stderr)
-    warm(lambda done, total, name: logging.info("compiling %d of %d: %s", done + 1, total, name) if name else None)
+    if cache_is_warm():
+        warm(lambda _done, _total, _name: None)
+    else:
+        warm(lambda done, total, name: logging.info("compiling %d of %d %s", done, total, name))
     try:
         engine = Engine(options.workers, options.cpus, options.poll, options.huge_pages)
     except ArenaError as error:

@@ -13,5 +13,5 @@ ENTRY_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.por
 
 
 def warm(report: Callable[[int, int, str], None]) -> int:
-    """Load or compile all entries; ``report(done, total, name)`` before each that has to be compiled. Returns misses."""
+    """Load or compile all entries; ``report(done, total, name)`` before each. Returns misses."""
     return compile_all(report)

@@ -28,6 +28,7 @@ from penstock.datapath.layout import (
     WORKER_STATE,
     WORKER_STOP,
     WORKER_TURNS,
+    counters_of,
 )
 from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
 from penstock.engine.context import make_clone_pool, make_worker
@@ -125,6 +126,7 @@ class Worker:
         """Take a queue into the list; ``publish`` makes it seen."""
         row = records(RXQ, rxq)[0]
         row["scratch"] = self.row["rx_scratch"]
+        row["counters"] = counters_of.py_func(self.address, int(row["port"]))
         self.queues.append(rxq)
         if row["fd"] >= 0:
             error = self._control(EPOLL_CTL_ADD, int(row["fd"]), rxq)

@@ -4,11 +4,13 @@ The only room that imports llvmlite. Everything here takes and returns int64 (ad
 and runs both inside kernels and from plain Python: with ``NUMBA_DISABLE_JIT=1`` the whole data plane is ordinary Python.
 """
 
+from penstock.machine.cache import cache_is_warm
 from penstock.machine.clock import cycles, measure_cycles_hz, monotonic_ns
 from penstock.machine.kernels import ENTRIES, KERNELS, Entry, compile_all, entry, kernel
 from penstock.machine.libc import (
     sys_epoll_ctl,
     sys_epoll_wait,
+    sys_ftruncate,
     sys_poll,
     sys_read,
     sys_readv,
@@ -72,6 +74,7 @@ __all__ = [
     "bswap16",
     "bswap32",
     "bswap64",
+    "cache_is_warm",
     "call1",
     "call2",
     "call3",
@@ -121,6 +124,7 @@ __all__ = [
     "store_release32",
     "sys_epoll_ctl",
     "sys_epoll_wait",
+    "sys_ftruncate",
     "sys_poll",
     "sys_read",
     "sys_readv",

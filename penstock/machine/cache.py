@@ -27,6 +27,7 @@ from numba.core.caching import _CacheLocator
 PACKAGE = Path(__file__).parent.parent
 ROOMS = ("machine", "memory", "packet", "datapath", "ports", "engine")
 KEPT = 3
+COMPLETE = ".complete"  # in the keyed directory: all entries are there
 
 
 @cache
@@ -46,8 +47,8 @@ def cache_root() -> Path:
     """The directory that holds one subdirectory per key."""
     if "PENSTOCK_CACHE" in os.environ:
         return Path(os.environ["PENSTOCK_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "penstock"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "penstock"
 
 
 def cache_directory() -> Path:
@@ -55,10 +56,15 @@ def cache_directory() -> Path:
     return cache_root() / cache_key()
 
 
+def cache_is_warm() -> bool:
+    """Whether every entry of the present sources was compiled before."""
+    return (cache_directory() / COMPLETE).exists()
+
+
 class KeyedLocator(_CacheLocator):  # type: ignore[misc]
     """Tells Numba to keep an entry in the keyed directory; the key itself says whether it is fresh."""
 
-    def __init__(self, py_func: Any, py_file: str) -> None:
+    def __init__(self, py_func: Any) -> None:
         self._module = py_func.__module__
         self._line = py_func.__code__.co_firstlineno
 
@@ -72,8 +78,8 @@ class KeyedLocator(_CacheLocator):  # type: ignore[misc]
         return f"{self._module}-{self._line}"
 
     @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> KeyedLocator:
-        return cls(py_func, py_file)
+    def from_function(cls, py_func: Any, py_file: str) -> KeyedLocator:  # noqa: ARG003 (Numba's signature)
+        return cls(py_func)
 
 
 numba.config.CACHE_LOCATOR_CLASSES = f"{KeyedLocator.__module__}.{KeyedLocator.__name__}"
@@ -85,7 +91,7 @@ def cache_lock() -> Iterator[Path]:
     directory = cache_directory()
     directory.mkdir(parents=True, exist_ok=True)
     os.utime(directory)
-    with open(directory / ".lock", "w") as lock:
+    with (directory / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         others = sorted(cache_root().glob("[0-9a-f]" * 16), key=lambda path: path.stat().st_mtime, reverse=True)
         for stale in others[KEPT:]:

@@ -17,7 +17,7 @@ from numba import njit
 from numba.core import sigutils, types
 from numba.core.ccallback import CFunc
 
-from penstock.machine.cache import cache_lock
+from penstock.machine.cache import COMPLETE, cache_lock
 
 KERNELS: list[Any] = []
 ENTRIES: list[Entry] = []
@@ -85,9 +85,10 @@ def compile_all(report: Callable[[int, int, str], None]) -> int:
     if numba.config.DISABLE_JIT:
         return 0
     misses = 0
-    with cache_lock():
+    with cache_lock() as directory:
         for done, each in enumerate(ENTRIES):
             report(done, len(ENTRIES), each.name)
             misses += bool(each.address) and not each.cached
         report(len(ENTRIES), len(ENTRIES), "")
+        (directory / COMPLETE).touch()
     return misses

@@ -2,8 +2,12 @@
 
 from penstock.ports.base import Port, PortContext, PortError, RxSpec, TxSpec
 from penstock.ports.dummy import Dummy
+from penstock.ports.internal import Internal
+from penstock.ports.packet import Packet
 from penstock.ports.patch import Patch
+from penstock.ports.pcap import Pcap
+from penstock.ports.tap import Tap
 
-KINDS: dict[str, type[Port]] = {kind.kind: kind for kind in (Patch, Dummy)}
+KINDS: dict[str, type[Port]] = {kind.kind: kind for kind in (Tap, Packet, Internal, Patch, Pcap, Dummy)}
 
 __all__ = ["KINDS", "Port", "PortContext", "PortError", "RxSpec", "TxSpec"]

@@ -326,7 +326,7 @@ class Dummy(Port):
         if not ring:
             raise PortError(f"port '{self.name}': option keep is off, transmitted frames were not kept")
         found = []
-        while record := record_peek.py_func(ring):
+        while record := int(record_peek.py_func(ring)):
             row = records(FRAME, record)[0]
             data = ctypes.string_at(record + FRAME_BYTES, int(row["length"]))
             found.append(Frame(data, *(int(row[name]) for name in FRAME.names[2:7])))
