@@ -194,6 +194,7 @@ WORKER = np.dtype(
         ("rx_scratch", "i8"),  # see RXQ.scratch, TXQ.scratch
         ("tx_scratch", "i8"),
         ("kick", "i8"),  # eventfd
+        ("cpu", "i8"),  # the CPU it is pinned to; -1: any
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),

@@ -234,6 +234,7 @@ class EngineClient:
         return [
             {
                 "index": int(row["index"]),
+                "cpu": int(row["cpu"]) if row["cpu"] >= 0 else None,
                 "cycles_hz": hz,
                 "turns": int(row["turns"]),
                 "busy_turns": int(row["busy_turns"]),

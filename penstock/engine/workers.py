@@ -75,6 +75,7 @@ class Worker:
         self._epoll = select.epoll()
         self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._event = ctypes.create_string_buffer(EVENT_BYTES)
+        row["cpu"] = -1 if cpu is None else cpu
         row["epoll"], row["kick"] = self._epoll.fileno(), self._kick
         self._control(EPOLL_CTL_ADD, self._kick, 0)
         self._list = 0
