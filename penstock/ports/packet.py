@@ -3,7 +3,7 @@
 Everything that comes in on the device is received, whatever its destination, and what the port sends leaves by the
 device. Frames carry virtio-net headers both ways, so unfinished checksums and 64 KB segments of a peer in the same
 kernel pass as they are, and the kernel segments and finishes checksums for devices that cannot. Large receive offload
-(LRO) is off while the port is open: its frames cannot be sent on. Main thread only; ``packet_kernels`` moves the frames.
+(LRO) is off while the port is open: its frames cannot be sent on. Main thread only; ``packet_kernels`` moves frames.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ import ctypes
 import os
 import select
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from penstock.ports.base import Port, PortContext
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
+SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID = 263, 8, 0x10
 BURST_CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 RELEASE_CALL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 
@@ -54,16 +57,15 @@ class Host:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(["unshare", "-n", "sleep", "1000"])
-        ours = os.readlink("/proc/thread-self/ns/net")
+        ours = Path("/proc/thread-self/ns/net").readlink()
         deadline = time.monotonic() + 5
-        while os.readlink(f"/proc/{self.process.pid}/ns/net") == ours or self.command() != "sleep":
+        while Path(f"/proc/{self.process.pid}/ns/net").readlink() == ours or self.command() != "sleep":
             assert time.monotonic() < deadline
             time.sleep(0.002)
         self.run("ip", "link", "set", "lo", "up")
 
     def command(self) -> str:
-        with open(f"/proc/{self.process.pid}/comm") as comm:
-            return comm.read().strip()
+        return Path(f"/proc/{self.process.pid}/comm").read_text().strip()
 
     def take(self, device: str, address: str, name: str = "eth0") -> None:
         """Move a device of the present namespace in here and give it an address."""
@@ -83,7 +85,7 @@ class Host:
         made: list[Any] = []
 
         def enter() -> None:
-            with open(f"/proc/{self.process.pid}/ns/net") as namespace:
+            with Path(f"/proc/{self.process.pid}/ns/net").open() as namespace:
                 assert LIBC.setns(namespace.fileno(), CLONE_NEWNET) == 0
             made.append(make())
 
@@ -225,7 +227,7 @@ class Shuttle:
                 if rxq["fd"] >= 0:
                     poller.register(int(rxq["fd"]), select.EPOLLIN)
         while not self._stop.is_set():
-            if not any([self._carry(source, target) for source, target in self.ways]):
+            if not sum(self._carry(source, target) for source, target in self.ways):
                 poller.poll(0.01)
         poller.close()
 
@@ -245,6 +247,60 @@ class Shuttle:
             source.release(queue)
             total += count
         return total
+
+
+def arrives(raw: socket.socket, frame: bytes, seconds: float = 2.0) -> bool:
+    """Whether a host's packet socket sees this frame, among others; with the VLAN tag that the kernel takes out."""
+    raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+    deadline = time.monotonic() + seconds
+    while select.select([raw], [], [], max(0, deadline - time.monotonic()))[0]:
+        data, ancillary, _flags, _address = raw.recvmsg(70000, 256)
+        for level, kind, content in ancillary:
+            if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+                status, *_rest, tci, tpid = struct.unpack("=IIIHHHH", content)
+                if status & TP_STATUS_VLAN_VALID:
+                    data = data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
+        if data == frame:
+            return True
+    return False
+
+
+def bulk_transfer(sender: Host, receiver: Host, address: str, size: int) -> None:
+    """Send random bytes over TCP between two hosts, and compare what arrives."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener: socket.socket = receiver.inside(lambda: socket.create_server((address, 5000), family=family))
+    client: socket.socket = sender.inside(lambda: socket.socket(family))
+    listener.settimeout(10)
+    client.settimeout(10)
+    data = os.urandom(size)
+
+    def send() -> None:
+        with client:
+            client.connect((address, 5000))
+            client.sendall(data)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with listener, listener.accept()[0] as connection:
+        connection.settimeout(10)
+        got = bytearray()
+        while part := connection.recv(1 << 20):
+            got += part
+    thread.join()
+    assert got == data
+
+
+def segmented_datagrams(sender: Host, receiver: Host, address: str, count: int, size: int) -> None:
+    """Send datagrams that the kernel leaves to be cut later (UDP_SEGMENT), and compare what arrives."""
+    receiving: socket.socket = receiver.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sending: socket.socket = sender.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    with receiving, sending:
+        receiving.settimeout(5)
+        receiving.bind((address, 5001))
+        sending.setsockopt(17, 103, size)  # SOL_UDP, UDP_SEGMENT
+        datagrams = [bytes([index]) * size for index in range(count)]
+        sending.sendto(b"".join(datagrams), (address, 5001))
+        assert [receiving.recv(65535) for _ in datagrams] == datagrams
 
 
 def open_port(arena: Arena, kind: type[Port], name: str, workers: int = 1, **options: Any) -> Port:
