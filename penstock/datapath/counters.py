@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from penstock.datapath.layout import COUNTER_DROPS, counters_at
-from penstock.machine import kernel, load64, store64
+from penstock.machine import inlined, kernel, load64, store64
 
 
-@kernel
+@inlined
 def count_tx(counters, packets, octets):
     """Count frames that left."""
     c = counters_at(counters)

@@ -53,7 +53,7 @@ from penstock.datapath.trace import (
     SOURCE_NEW,
     note,
 )
-from penstock.machine import bswap16, entry, kernel, load8, load32, load64, shr
+from penstock.machine import bswap16, entry, inlined, kernel, load8, load32, load64, shr
 from penstock.packet.fields import key_offset
 
 DESTINATION, SOURCE = key_offset("eth_dst"), key_offset("eth_src")
@@ -63,13 +63,13 @@ RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
 NO_VID = -1
 
 
-@kernel
+@inlined
 def is_member(config, vid):
     """Whether a port with this PORT_CONFIG takes part in a VLAN: 1 or 0."""
     return (load8(config + CONFIG_MEMBERS + (vid >> 3)) >> (vid & 7)) & 1
 
 
-@kernel
+@inlined
 def classify_vlan(worker, number, config, packet, tci):
     """The VLAN of a frame with this tag on this port, or NO_VID when it was dropped.
 
@@ -94,7 +94,7 @@ def classify_vlan(worker, number, config, packet, tci):
     return vid
 
 
-@kernel
+@inlined
 def form_of(config, vid):
     """How a frame of this VLAN leaves by a port: the VLAN id of its tag, or 0 for untagged."""
     c = config_at(config)
@@ -103,7 +103,7 @@ def form_of(config, vid):
     return vid
 
 
-@kernel
+@inlined
 def classify(worker, number, packets, count):
     """First pass over ``count`` packets (addresses at ``packets``): VLAN and buckets; dropped ones get bucket 0."""
     w = worker_at(worker)
@@ -140,12 +140,14 @@ def classify(worker, number, packets, count):
     return 0
 
 
-@kernel
+@inlined
 def output(worker, number, packet, vid):
     """Send a packet that goes to this port alone, in the form that the port wants."""
     w = worker_at(worker)
     form = form_of(port_at(w.ports + number * PORT_BYTES).config, vid)
-    set_form(packet, form)
+    # Inside the bridge a tagged frame has the tag of its VLAN: only a tag too many or too few needs work.
+    if (form != 0) != (packet_at(packet).tagged != 0):
+        set_form(packet, form)
     if w.trace != 0:
         note(w.trace, OUTPUT_TAGGED if form != 0 else OUTPUT_UNTAGGED, number, form)
     return append(worker, number, packet)
@@ -198,7 +200,7 @@ def flood(worker, number, packet, vid):
     return outputs
 
 
-@kernel
+@inlined
 def learn(worker, fdb, number, bucket, key):
     """Learn a source address, or say what would be learned."""
     trace = worker_at(worker).trace
@@ -210,7 +212,7 @@ def learn(worker, fdb, number, bucket, key):
     return note(trace, SOURCE_NEW, number, 0)
 
 
-@kernel
+@inlined
 def forward(worker, number, packets, count):
     """Second pass: learn, look up, output."""
     w = worker_at(worker)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from penstock.datapath.clones import drop
 from penstock.datapath.drops import PATCH_FULL
 from penstock.datapath.layout import BURST, OUTPUT_BYTES, OUTPUT_PACKETS, PORT_BYTES, output_at, port_at, worker_at
-from penstock.machine import call2, copy, kernel, load32, store32, store64
+from penstock.machine import call2, copy, inlined, kernel, load32, store32, store64
 
 
-@kernel
+@inlined
 def append(worker, number, packet):
     """Queue a packet for a port; a full burst is sent at once."""
     w = worker_at(worker)

@@ -6,7 +6,7 @@ and runs both inside kernels and from plain Python: with ``NUMBA_DISABLE_JIT=1``
 
 from penstock.machine.cache import cache_is_warm
 from penstock.machine.clock import cycles, measure_cycles_hz, monotonic_ns
-from penstock.machine.kernels import ENTRIES, KERNELS, Entry, compile_all, entry, kernel
+from penstock.machine.kernels import ENTRIES, KERNELS, Entry, compile_all, entry, inlined, kernel
 from penstock.machine.libc import (
     sys_epoll_ctl,
     sys_epoll_wait,
@@ -89,6 +89,7 @@ __all__ = [
     "fence",
     "fill",
     "hash64",
+    "inlined",
     "kernel",
     "load8",
     "load16",

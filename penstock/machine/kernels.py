@@ -1,6 +1,6 @@
 """How kernels are compiled: helpers that link into entries, and entries with a C address.
 
-``@kernel`` marks a helper: compiled when an entry first uses it. ``@entry(signature)`` marks a compiled C function: loaded
+``@kernel`` marks a helper: compiled when an entry first uses it (``@inlined``: and copied to each place of use). ``@entry(signature)`` marks a compiled C function: loaded
 from the cache or compiled on first use of its address. Calling an entry from Python releases the GIL.
 ``KERNELS`` and ``ENTRIES`` list all of both that were imported, for tests and for the warm-up.
 """
@@ -28,6 +28,16 @@ Function = Callable[..., Any]
 def kernel(function: Function) -> Any:
     """A helper kernel: int64 in, int64 out, no exceptions, callable from other kernels and from Python."""
     compiled = njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+    KERNELS.append(compiled)
+    return compiled
+
+
+def inlined(function: Function) -> Any:
+    """A kernel whose code LLVM puts at every place of use: for the few lines that run for each packet.
+
+    A call of another kernel costs five to ten cycles and a compiled copy costs compile time: keep such kernels short.
+    """
+    compiled = njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
     KERNELS.append(compiled)
     return compiled
 

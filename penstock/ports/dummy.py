@@ -29,7 +29,7 @@ from penstock.datapath.layout import (
     rxq_at,
     txq_at,
 )
-from penstock.machine import copy, entry, kernel, load64, load_acquire, offset, prefetch, records, view
+from penstock.machine import copy, entry, inlined, kernel, load64, load_acquire, offset, prefetch, records, view
 from penstock.memory import (
     RECORD_RING,
     record_commit,
@@ -86,7 +86,7 @@ dummy_at = view(DUMMY)
 frame_at = view(FRAME)
 
 
-@kernel
+@inlined
 def fill_packet(packet, frame, buffer):
     """Describe one frame to the worker: headers copied to ``buffer``, the rest in place."""
     f = frame_at(frame)
@@ -173,7 +173,7 @@ def keep_frame(ring, packet):
     return 1
 
 
-@kernel
+@inlined
 def sink_frame(dummy, packet):
     """Copy the first bytes of a frame to the sink, as a ring of 2 KB buffers would take it."""
     d = dummy_at(dummy)
