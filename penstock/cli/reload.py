@@ -28,5 +28,5 @@ def command(rundir: Path, as_json: bool) -> None:
     for note in result["notes"]:
         click.echo(note, err=True)
     for failure in result["failures"]:
-        click.echo(f"penstock: {failure['object']} {failure['name']}: {failure['error']}", err=True)
+        click.echo(f"penstock: {failure['error']}", err=True)
     sys.exit(1 if result["failures"] else 0)

@@ -33,7 +33,8 @@ def command(rundir: Path, as_json: bool) -> None:
             print_table(HEADINGS, [port_cells(row) for row in bridge["ports"]], indent="  ")
     engine, supervisor = result["engine"], result["supervisor"]
     workers = f"{engine['workers']} worker{'s' if engine['workers'] != 1 else ''}"
-    cpus = f" on CPU {', '.join(map(str, engine['cpus']))}" if engine["cpus"] else ""
+    pinned = [str(cpu) for cpu in engine["cpus"] if cpu is not None and cpu >= 0]
+    cpus = f" on CPU {', '.join(pinned)}" if pinned else ""
     _process("engine", engine, supervisor, f"{workers}{cpus}, polling {engine['poll']}")
     _process("control", result["control"], supervisor, "")
 

@@ -92,7 +92,7 @@ def _worker_rows(found: Rates) -> list[list[object]]:
     return [
         [
             worker.index,
-            "any" if worker.cpu is None or worker.cpu < 0 else worker.cpu,
+            "any" if worker.cpu is None else worker.cpu,
             f"{100 * worker.load:.1f}",
             si(worker.pps),
             _or_dash(worker.cycles_per_packet),

@@ -12,18 +12,16 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penstock.config.errors import ConfigError
 from penstock.config.load import load
+from penstock.engine.client import EngineClient
 from penstock.switch.control import Control
 from penstock.switch.rundir import CONTROL_SOCKET, RundirError, make_rundir
 from penstock.switch.server import ControlServer
 from penstock.switch.supervisor import EXIT_CONFIG, NOTIFY_VARIABLE
 from penstock.switch.verbs import streams, verbs
-
-if TYPE_CHECKING:
-    from penstock.engine.client import EngineClient
 
 
 def main(connect: Callable[[Path], EngineClient]) -> int:
@@ -69,6 +67,4 @@ def _notifier() -> Callable[[dict[str, Any]], None]:
 
 
 if __name__ == "__main__":
-    from penstock.engine.client import EngineClient
-
     sys.exit(main(EngineClient.connect))

@@ -9,14 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from typing import TYPE_CHECKING, Any
 
-from penstock.engine.client import EngineError, EngineGone
+from penstock.engine.client import EngineClient, EngineError, EngineGone
+from penstock.engine.frames import Captured
 from penstock.switch.engine_link import EngineLink
 from penstock.switch.server import Connection
-
-if TYPE_CHECKING:
-    from penstock.engine.client import Captured, EngineClient
 
 MAX_SNAPLEN = 262144
 
@@ -51,10 +48,13 @@ class Captures:
         self._link = link
         self._subscribers: list[Subscriber] = []
         self._drainer: asyncio.Task[None] | None = None
+        self._lost_in_engine = 0  # as read last: the engine counts since its start, over all captures
 
     async def stream(self, connection: Connection, port: str, snaplen: int) -> None:
         """Send what `port` captures until the client closes. Raises EngineError when it cannot be captured."""
         subscriber = Subscriber(connection, port, snaplen)
+        if not self._subscribers:
+            self._lost_in_engine = await self._link.call(lambda client: client.capture_lost())
         await self._start(port, max([snaplen, *(other.snaplen for other in self._on(port))]))
         self._subscribers.append(subscriber)
         connection.send({"ok": True, "result": {"port": port, "snaplen": snaplen}})
@@ -67,11 +67,18 @@ class Captures:
             if not self._on(port):
                 await self._stop(port)
 
-    async def resume(self) -> None:
-        """Start again in a new engine what clients still wait for."""
+    async def take_over(self) -> None:
+        """Have an engine newly connected to capture what clients wait for, and nothing else.
+
+        A new engine has no captures yet; one that ran before may have those of a control process that was killed.
+        """
+        self._lost_in_engine = 0
+        await self._link.call(_end_all_captures)
         for port in {subscriber.port for subscriber in self._subscribers}:
             try:
                 await self._start(port, max(other.snaplen for other in self._on(port)))
+            except EngineGone:
+                raise
             except EngineError as error:
                 _log.warning("the capture of port %s cannot go on: %s", port, error)
 
@@ -91,13 +98,16 @@ class Captures:
     async def _drain(self) -> None:
         while self._subscribers:
             try:
-                frames = await self._link.call(_read_captured)
+                frames, lost = await self._link.call(_read_captured)
             except EngineGone:
-                frames = []
+                frames, lost = [], 0
             by_port: dict[str, list[Captured]] = {}
             for frame in frames:
                 by_port.setdefault(frame.port, []).append(frame)
+            new_losses = max(0, lost - self._lost_in_engine)
+            self._lost_in_engine = lost
             for subscriber in self._subscribers:
+                subscriber.lost += new_losses
                 mine = by_port.get(subscriber.port, [])
                 for start in range(0, len(mine), _BATCH):
                     subscriber.send(mine[start : start + _BATCH])
@@ -105,5 +115,12 @@ class Captures:
         self._drainer = None
 
 
-def _read_captured(client: EngineClient) -> list[Any]:
-    return client.read_captured()
+def _read_captured(client: EngineClient) -> tuple[list[Captured], int]:
+    return client.read_captured(), client.capture_lost()
+
+
+def _end_all_captures(client: EngineClient) -> None:
+    for port in client.ports():
+        client.stop_capture(port)
+    while client.read_captured():
+        continue

@@ -15,19 +15,26 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from penstock.engine.client import EngineError, EngineGone
+from penstock.engine.client import EngineClient, EngineError, EngineGone
 from penstock.switch.captures import Captures
 from penstock.switch.engine_link import EngineLink
 from penstock.switch.model import DesiredState
-from penstock.switch.reconcile import AddBridge, AddPort, Outcome, SetBridge, SetPort, apply, plan, repairs
+from penstock.switch.reconcile import (
+    AddBridge,
+    AddPort,
+    Outcome,
+    SetBridge,
+    SetPort,
+    apply,
+    broken_ports,
+    plan,
+    repairs,
+)
 from penstock.switch.rundir import ACCEPTED, CONTROL_LOCK, take_lock, write_json
 from penstock.switch.server import ControlServer
 from penstock.switch.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from penstock.engine.client import EngineClient
 
 _TICK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
@@ -82,8 +89,8 @@ class Control:
         try:
             outcomes = await self.reconcile()
         except EngineGone:
-            error = "is down; the configuration is accepted and will be applied as soon as the engine is back"
-            return {"changes": [], "failures": [{"object": "the", "name": "engine", "error": error}], "notes": notes}
+            error = "the engine is down; the configuration is accepted and will be applied as soon as it is back"
+            return {"changes": [], "failures": [{"object": "engine", "name": "", "error": error}], "notes": notes}
         changes = [str(outcome.change) for outcome in outcomes if not outcome.error]
         return {"changes": changes, "failures": self.failure_list(), "notes": notes}
 
@@ -139,7 +146,7 @@ class Control:
             await self.link.open()
             try:
                 outcomes = await self.reconcile()
-                await self.captures.resume()
+                await self.captures.take_over()
             except EngineGone:
                 _log.warning("the engine went away while it was being configured")
                 continue
@@ -159,8 +166,7 @@ class Control:
             try:
                 await self.link.call(lambda client: client.age_fdb())
                 actual = await self.link.call(lambda client: client.ports())
-                broken = [state for state in actual.values() if state.state == "error"]
-                for state in broken:
+                for state in (broken := broken_ports(actual, self.desired)):
                     _log.warning("port %s is broken (%s); making it again", state.spec.name, state.error)
                 if broken or self.failures:
                     await self.reconcile(repair=True)

@@ -7,17 +7,20 @@ asked, not the others. Used by the control process's event loop alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from penstock.engine.client import EngineClient, EngineGone
+from penstock.engine.client import EngineClient, EngineError, EngineGone
 
 T = TypeVar("T")
 
 _RETRY_SECONDS = 0.05
+_FAULT_SECONDS = 1.0
+_log = logging.getLogger(__name__)
 
 
 class EngineLink:
@@ -41,6 +44,9 @@ class EngineLink:
                 client = await loop.run_in_executor(self._thread, self._connect)
             except EngineGone:
                 await asyncio.sleep(_RETRY_SECONDS)
+            except EngineError as error:
+                _log.error("the engine cannot be used: %s", error)
+                await asyncio.sleep(_FAULT_SECONDS)
             else:
                 break
         self._client = client

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from penstock.engine.client import EngineClient, EngineError, EngineGone
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 from penstock.switch.model import DesiredState
-
-if TYPE_CHECKING:
-    from penstock.engine.client import EngineClient
 
 
 @dataclass(frozen=True)
@@ -137,13 +134,21 @@ def plan(
     return changes
 
 
-def repairs(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[Change]:
-    """Changes that make again the wanted ports which the engine reports in error (a TAP deleted from outside)."""
-    broken = [
-        state.spec
+def broken_ports(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[PortState]:
+    """The wanted ports whose net device has failed them (a TAP deleted from outside).
+
+    A port without a device (a patch port whose peer is missing) gains nothing by being made again.
+    """
+    return [
+        state
         for name, state in actual_ports.items()
-        if state.state == "error" and desired.ports.get(name) == state.spec
+        if state.state == "error" and state.netdev and desired.ports.get(name) == state.spec
     ]
+
+
+def repairs(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[Change]:
+    """Changes that make the broken ports again."""
+    broken = [state.spec for state in broken_ports(actual_ports, desired)]
     changes: list[Change] = [RemovePort(spec.name, spec.bridge) for spec in broken]
     changes += [AddPort(spec) for spec in broken]
     return changes
@@ -155,8 +160,6 @@ def apply(client: EngineClient, changes: Iterable[Change]) -> list[Outcome]:
     Raises EngineGone when the engine is lost half-way: nothing that follows could be made, and a new engine starts
     empty.
     """
-    from penstock.engine.client import EngineError, EngineGone
-
     outcomes = []
     for change in changes:
         try:

@@ -215,8 +215,8 @@ class Supervisor:
         ports = _count(message["ports"], "port") if not failed else f"{made} of {_count(message['ports'], 'port')}"
         seconds = time.monotonic() - self.began
         print(f"ready: {_count(message['bridges'], 'bridge')}, {ports}, forwarding after {seconds:.1f} s", flush=True)
-        for name, error in failed.items():
-            _say(f"port {name}: {error}")
+        for error in failed.values():
+            _say(error)
 
     def _catch_signals(self) -> socket.socket:
         """A socket that becomes readable when SIGTERM or SIGINT comes."""

@@ -10,17 +10,16 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penstock.config.errors import ConfigError, unknown
+from penstock.datapath.drops import REASONS
+from penstock.engine.client import EngineClient
+from penstock.ports.spec import PortState
 from penstock.switch.captures import MAX_SNAPLEN
 from penstock.switch.control import Control
 from penstock.switch.server import Connection, Handler, Request, StreamHandler, VerbError
 from penstock.switch.status import SupervisorStatus
-
-if TYPE_CHECKING:
-    from penstock.engine.client import EngineClient
-    from penstock.ports.spec import PortState
 
 _MAX_FRAME = 65535 + 18
 
@@ -97,8 +96,6 @@ class Verbs:
 
     async def drops(self, request: Request) -> list[dict[str, Any]]:
         """What was dropped and why, one row per port and reason."""
-        from penstock.datapath.drops import REASONS
-
         texts = {reason.name: (reason.direction, reason.text) for reason in REASONS}
         found = self._of_port(request, await self.control.link.call(lambda client: client.drops()))
         return [

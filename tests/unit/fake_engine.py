@@ -15,15 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penstock.engine.client import (
-    Captured,
-    EngineError,
-    EngineGone,
-    FdbEntry,
-    TraceOutput,
-    TraceResult,
-)
-
+from penstock.engine.client import EngineError, EngineGone
+from penstock.engine.frames import Captured
+from penstock.engine.results import FdbEntry, TraceOutput, TraceResult
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
 
@@ -186,7 +180,10 @@ class FakeEngine:
         self.captures[port] = snaplen
 
     def stop_capture(self, port: str) -> None:
-        del self.captures[port]
+        self.captures.pop(port, None)
+
+    def capture_lost(self) -> int:
+        return 0
 
     def read_captured(self) -> list[Captured]:
         now = time.time_ns()

@@ -116,7 +116,7 @@ def test_starts_both_says_ready_and_stops_them(start: Callable[..., Running], nu
 
 
 def test_ready_line_counts_failed_ports_and_says_why(start: Callable[..., Running]) -> None:
-    running = start(control=READY.replace("FAILED", '{"eth1": "net device veth0 does not exist"}'))
+    running = start(control=READY.replace("FAILED", '{"eth1": "port eth1: net device veth0 does not exist"}'))
     running.ready()
     _code, out, err = running.end()
     assert "1 of 2 ports" in out
