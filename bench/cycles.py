@@ -1,7 +1,7 @@
 """Busy cycles per packet from dummy port to dummy port: 64-byte UDP frames, learned MAC addresses, one worker.
 
-``python bench/cycles.py [--rounds N] [--json]``. Each case replays frames both ways between two ports of one bridge; a round
-is one second; the figure is the worker's busy cycles divided by its packets, the median of the rounds.
+``python bench/cycles.py [--rounds N] [--json]``. Each case replays frames both ways between two ports of one bridge;
+a round is one second; the figure is the worker's busy cycles divided by its packets, the median of the rounds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def mac(number: int) -> bytes:
 def udp_frame(source: int, destination: int) -> bytes:
     """A 64-byte frame (60 without checksum in memory, as devices hand it over, padded to 64)."""
     payload = FRAME_BYTES - 14 - 20 - 8
-    ip = struct.pack("!BBHHHBBHII", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0, 0x0A000000 + source, 0x0A000000 + destination)
+    addresses = struct.pack("!II", 0x0A000000 + source, 0x0A000000 + destination)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0) + addresses
     udp = struct.pack("!HHHH", 1000 + source % 50000, 2000, 8 + payload, 0)
     return mac(destination) + mac(source) + b"\x08\x00" + ip + udp + bytes(payload)
 
@@ -105,7 +106,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    warm(lambda done, total, name: None)
+    warm(lambda _done, _total, _name: None)
     cpu = max(os.sched_getaffinity(0))
     results = [measure(macs, limit, options.rounds, cpu) for macs, limit in CASES.items()]
     if options.json:

@@ -1,7 +1,7 @@
 """Drops, and clones: copies of a packet that leave in another form or into another bridge.
 
-A clone lives in one pool buffer: its PACKET, its flow key, headroom, and a copy of the headers; the payload is shared. Clones
-last until the end of the turn.
+A clone lives in one pool buffer: its PACKET, its flow key, headroom, and a copy of the headers; the payload is
+shared. Clones last until the end of the turn.
 """
 
 from __future__ import annotations

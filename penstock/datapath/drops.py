@@ -1,6 +1,7 @@
 """Why a frame was dropped: every reason declared once, for kernels (the index), counters, CLI text and docs.
 
-A reason counts against a port and a direction: ``rx`` at the port where the frame came in, ``tx`` at the port it was to leave by.
+A reason counts against a port and a direction: ``rx`` at the port where the frame came in, ``tx`` at the port it was
+to leave by.
 """
 
 from __future__ import annotations

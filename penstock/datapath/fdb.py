@@ -2,11 +2,12 @@
 
 A hash table of 64-byte buckets, four entries each. An entry lies in the bucket that its hash names or in that bucket's
 neighbour (the other half of the same 128 bytes). An entry is two words:
-``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, and the second
-above bit 32; a value of 0 means free.
+``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, and
+the second above bit 32; a value of 0 means free.
 
-Readers take no lock: they read key, value, key. Workers insert under one of 64 spin locks. Refreshing, moving and expiring an
-entry is a compare-and-swap of its value, so the control process expires entries without any lock and may die at any instant.
+Readers take no lock: they read key, value, key. Workers insert under one of 64 spin locks. Refreshing, moving and
+expiring an entry is a compare-and-swap of its value, so the control process expires entries without any lock and may
+die at any instant.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def fdb_bucket(fdb, key):
 
 @inlined
 def match_bucket(bucket, key):
-    """The address of the entry with ``key`` in one bucket, or 0: without a branch, which would often be mispredicted."""
+    """The address of the entry with ``key`` in one bucket, or 0: with no branch to be mispredicted."""
     first = load_acquire(bucket)
     second = load_acquire(bucket + 16)
     third = load_acquire(bucket + 32)
@@ -220,7 +221,7 @@ def fdb_expire(fdb, before, port):
 
 @entry("int64(int64, int64, int64, int64)")
 def fdb_add_static(fdb, key, port, now):
-    """Add or replace an entry that neither ages nor moves: 1, or 0 when there is no room. The engine's main thread only."""
+    """Add or replace an entry that neither ages nor moves: 1, or 0 when there is no room. The main thread only."""
     bucket = fdb_bucket(fdb, key)
     found = fdb_find(bucket, key)
     value = port | VALID | STATIC | (now << SECOND_SHIFT)

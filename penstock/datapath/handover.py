@@ -1,7 +1,7 @@
 """Frames handed between workers and the control process: packet-ins, captures, packet-outs.
 
-Each direction is a record ring of FRAME_RECORDs followed by the frame's bytes. A full ring loses the newest frame and counts
-it; forwarding never waits for the control process.
+Each direction is a record ring of FRAME_RECORDs followed by the frame's bytes. A full ring loses the newest frame and
+counts it; forwarding never waits for the control process.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The structs that workers, ports and the engine share, each declared once.
 
-Who writes: PORT, BRIDGE, MEMBERS, PORT_CONFIG, RXQ_LIST and the constant part of RXQ, TXQ, WORKER belong to the engine's main
-thread; it replaces what workers follow by storing a pointer and frees the old after every worker passed a quiet point.
-PACKET, OUTPUT, COUNTERS and the running part of WORKER and RXQ belong to one worker.
+Who writes: PORT, BRIDGE, MEMBERS, PORT_CONFIG, RXQ_LIST and the constant part of RXQ, TXQ, WORKER belong to the
+engine's main thread; it replaces what workers follow by storing a pointer and frees the old after every worker passed
+a quiet point. PACKET, OUTPUT, COUNTERS and the running part of WORKER and RXQ belong to one worker.
 
-A packet's bytes are ``head_len`` bytes at ``head``, then ``tail_len`` at ``tail``. Every header lies in ``head``: a receive
-function puts at least min(length, 256) bytes there, and at most HEADER_MAX when there is a tail. ``headroom`` bytes (at least
-HEADROOM) before ``head`` may be overwritten.
+A packet's bytes are ``head_len`` bytes at ``head``, then ``tail_len`` at ``tail``. Every header lies in ``head``: a
+receive function puts at least min(length, 256) bytes there, and at most HEADER_MAX when there is a tail. ``headroom``
+bytes (at least HEADROOM) before ``head`` may be overwritten.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Two passes over a burst that came in by one port. ``classify`` finds each frame's VLAN and the FDB buckets of its two
 addresses, whose cache lines arrive while the rest of the burst is classified; ``forward`` learns, looks up and outputs.
 
-Inside a bridge a frame is either untagged or tagged with its VLAN. Modes, as in Open vSwitch: an access port sends untagged
-frames of its tag's VLAN; a trunk sends VLAN 0 untagged and the rest tagged; native-tagged and native-untagged are trunks whose
-untagged frames belong to the tag's VLAN, sent out tagged or not.
+Inside a bridge a frame is either untagged or tagged with its VLAN. Modes, as in Open vSwitch: an access port sends
+untagged frames of its tag's VLAN; a trunk sends VLAN 0 untagged and the rest tagged; native-tagged and
+native-untagged are trunks whose untagged frames belong to the tag's VLAN, sent out tagged or not.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The stages of one burst: receive, parse, forward, transmit; and the same for a burst that crosses a patch.
 
-All packets of a burst came in by one port. Every 64th burst the cycles of each stage are added to the worker's statistics.
+All packets of a burst came in by one port. Every 64th burst the cycles of each stage are added to the worker's
+statistics.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a worker's code did with one packet, step by step: written by the very kernels that forward, read by ``penstock trace``.
+"""What a worker's code did with one packet, step by step: written by the very kernels that forward, read by
+``penstock trace``.
 
-A context that only explains has the address of a TRACE in ``WORKER.trace``; live workers have 0 there, and a step costs them
-one predicted branch. Each step is an event number and two operands; ``EVENTS`` gives the sentence.
+A context that only explains has the address of a TRACE in ``WORKER.trace``; live workers have 0 there, and a step
+costs them one predicted branch. Each step is an event number and two operands; ``EVENTS`` gives the sentence.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ trace_at = view(TRACE)
 
 
 class Event(NamedTuple):
-    """A kind of step: ``text`` is formatted with ``a`` and ``b``; ``ports`` and ``reasons`` say which is one to spell out."""
+    """A kind of step: ``text`` has operands ``a`` and ``b``; ``ports``, ``reasons`` say which are such numbers."""
 
     text: str
     ports: str = ""

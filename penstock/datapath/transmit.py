@@ -1,7 +1,7 @@
 """Transmit: one output burst to its port, with the work done that the port cannot do itself.
 
-Packets go to the port's ``tx_burst`` as they are where it can take them. For the others ``prepare`` checks the MTU, splits
-large segments, and finishes checksums. Order within the burst is kept.
+Packets go to the port's ``tx_burst`` as they are where it can take them. For the others ``prepare`` checks the MTU,
+splits large segments, and finishes checksums. Order within the burst is kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The worker loop: one thread, one compiled function, no Python and no GIL while it runs.
 
-A turn asks every queue without a descriptor, and those of the others that had frames at the last look; epoll tells which of the
-quiet ones have some now. At the start of a turn the worker adds one to ``turns`` and reads its list of queues again: when the
-main thread has replaced the list (or any pointer that workers follow) and has seen a later turn begin, or the worker asleep,
-nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is ready or its kick eventfd is written.
+A turn asks every queue without a descriptor, and those of the others that had frames at the last look; epoll tells
+which of the quiet ones have some now. At the start of a turn the worker adds one to ``turns`` and reads its list of
+queues again: when the main thread has replaced the list (or any pointer that workers follow) and has seen a later
+turn begin, or the worker asleep, nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is
+ready or its kick eventfd is written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The one class by which the rooms above reach an engine: messages for what needs its hands, shared memory for the rest.
+"""The one class by which the rooms above reach an engine: messages for what needs its hands, shared memory for the
+rest.
 
-Configuration goes by the message socket. Counters, FDB entries, statistics, captures and packet-ins are read in the arena, and
-packet-outs written there, without the engine's main thread. One client at a time may read captures and packet-ins and write
-packet-outs; any number may do the rest. Not thread-safe.
+Configuration goes by the message socket. Counters, FDB entries, statistics, captures and packet-ins are read in the
+arena, and packet-outs written there, without the engine's main thread. One client at a time may read captures and
+packet-ins and write packet-outs; any number may do the rest. Not thread-safe.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A worker's context: its WORKER struct and the memory that the struct points to.
 
-The engine makes one per worker thread in the arena; a tracer makes one in private memory, with the compiled stages of its own
-process, and so runs the very code that forwards.
+The engine makes one per worker thread in the arena; a tracer makes one in private memory, with the compiled stages of
+its own process, and so runs the very code that forwards.
 """
 
 from __future__ import annotations

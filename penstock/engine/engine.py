@@ -1,7 +1,7 @@
 """The engine: bridges, ports and their queues, brought up and down while workers forward. The main thread's alone.
 
-Everything workers follow is prepared first, then published by a pointer or state store; what is taken away is unpublished,
-then a quiet point is awaited, then it is freed.
+Everything workers follow is prepared first, then published by a pointer or state store; what is taken away is
+unpublished, then a quiet point is awaited, then it is freed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The message socket's framing: a 4-byte big-endian length, then one JSON object; descriptors ride on the first byte."""
+"""The message socket's framing: a 4-byte big-endian length, then a JSON object; descriptors ride on the length."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The engine's message socket: requests that need the engine's own hands (a descriptor, an allocation), one at a time.
 
-A request is {"op": NAME, ...operands}; the reply is {"ok": true, "result": ...} or {"ok": false, "error": text}. "attach" also
-sends the arena's descriptor. A client that sends nonsense is disconnected; nothing else is disturbed.
+A request is {"op": NAME, ...operands}; the reply is {"ok": true, "result": ...} or {"ok": false, "error": text}.
+"attach" also sends the arena's descriptor. A client that sends nonsense is disconnected; nothing else is disturbed.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ CLIENT_SECONDS = 5.0  # a client that stops in the middle of a message is cut of
 Operation = Callable[[Engine, dict[str, Any]], Any]
 
 OPERATIONS: dict[str, Operation] = {
-    "attach": lambda engine, request: engine.info(),
-    "info": lambda engine, request: engine.info(),
-    "bridges": lambda engine, request: [spec.to_json() for _number, spec in engine.bridges.values()],
+    "attach": lambda engine, _request: engine.info(),
+    "info": lambda engine, _request: engine.info(),
+    "bridges": lambda engine, _request: [spec.to_json() for _number, spec in engine.bridges.values()],
     "add_bridge": lambda engine, request: engine.add_bridge(BridgeSpec.from_json(request["spec"])),
     "set_bridge": lambda engine, request: engine.set_bridge(BridgeSpec.from_json(request["spec"])),
     "remove_bridge": lambda engine, request: engine.remove_bridge(request["name"]),
-    "ports": lambda engine, request: [state.to_json() for state in engine.port_states()],
+    "ports": lambda engine, _request: [state.to_json() for state in engine.port_states()],
     "add_port": lambda engine, request: engine.add_port(PortSpec.from_json(request["spec"])),
     "set_port": lambda engine, request: engine.set_port(PortSpec.from_json(request["spec"])),
     "remove_port": lambda engine, request: engine.remove_port(request["name"]),
-    "driver_stats": lambda engine, request: engine.driver_stats(),
+    "driver_stats": lambda engine, _request: engine.driver_stats(),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
-    "kick": lambda engine, request: engine.workers.kick(),
+    "kick": lambda engine, _request: engine.workers.kick(),
 }
 
 

@@ -1,4 +1,4 @@
-"""The tables that workers follow: ports, bridges, membership, VLAN configuration, counters. Written by the main thread alone."""
+"""The tables that workers follow: ports, bridges, members, VLANs, counters. Written by the main thread alone."""
 
 from __future__ import annotations
 

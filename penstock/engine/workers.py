@@ -1,7 +1,7 @@
 """Worker threads: started pinned, given queues, woken, waited for. Used by the engine's main thread alone.
 
-What workers follow (their lists of queues, ports' and bridges' tables) is replaced by a pointer store; ``quiesce`` then returns
-when no worker can still hold the old pointer, because each has begun a later turn or sleeps.
+What workers follow (their lists of queues, ports' and bridges' tables) is replaced by a pointer store; ``quiesce``
+then returns when no worker can still hold the old pointer, because each has begun a later turn or sleeps.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from penstock.datapath.layout import (
 from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
 from penstock.engine.context import make_clone_pool, make_worker
 from penstock.machine import (
-    cycles,
-    entry,
-    fence,
+    full_fence,
     load_acquire,
     measure_cycles_hz,
     records,
+    store32,
     store64,
     store_release,
     sys_epoll_ctl,
@@ -51,18 +50,6 @@ PACKET_OUT_BYTES = 1 << 20
 SPIN_SECONDS = 20e-6  # an idle worker polls so long before it sleeps
 QUIESCE_SECONDS = 5.0
 EPOLL_CTL_ADD, EPOLL_CTL_DEL = 1, 2
-
-
-@entry("int64()")
-def read_cycles():
-    """The cycle counter."""
-    return cycles()
-
-
-@entry("int64()")
-def full_fence():
-    """Order this thread's stores before its later loads."""
-    return fence()
 
 
 class Worker:
@@ -83,9 +70,10 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=f"worker-{row['index']}", daemon=True)
 
     def _control(self, operation: int, fd: int, rxq: int) -> int:
-        self._event[:4] = select.EPOLLIN.to_bytes(4, "little")
-        self._event[EVENT_DATA : EVENT_DATA + 8] = rxq.to_bytes(8, "little")
-        return int(sys_epoll_ctl(self._epoll.fileno(), operation, fd, ctypes.addressof(self._event)))
+        event = ctypes.addressof(self._event)
+        store32(event, select.EPOLLIN)
+        store64(event + EVENT_DATA, rxq)
+        return int(sys_epoll_ctl(self._epoll.fileno(), operation, fd, event))
 
     def _run(self) -> None:
         if self.cpu is not None:
@@ -144,7 +132,7 @@ class Worker:
             self._control(EPOLL_CTL_DEL, fd, 0)
 
     def publish(self) -> int:
-        """Have the worker follow the list as it is now; the old list's memory, to be freed after a quiet point, or 0."""
+        """Have the worker follow the list as it is now; the old list, to be freed after a quiet point, or 0."""
         polled = [rxq for rxq in self.queues if records(RXQ, rxq)[0]["fd"] < 0]
         watched = [rxq for rxq in self.queues if rxq not in set(polled)]
         if len(self.queues) > RXQ_LIST_MAX:
@@ -164,7 +152,7 @@ class Workers:
 
     def __init__(self, arena: Arena, count: int, cpus: Sequence[int], poll: str, ports: int, bridges: int) -> None:
         self._arena = arena
-        self.cycles_hz = measure_cycles_hz(read_cycles)
+        self.cycles_hz = measure_cycles_hz()
         self.table = arena.allocate(count * WORKER_BYTES)
         pool = make_clone_pool(arena.allocate, count)
         self.packet_out = self._record_ring(PACKET_OUT_BYTES)

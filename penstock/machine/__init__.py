@@ -1,11 +1,12 @@
 """The machine as kernels see it: loads and stores, atomics, struct views, hashes, clock, system calls, compile cache.
 
-The only room that imports llvmlite. Everything here takes and returns int64 (addresses, lengths, indexes, bit patterns),
-and runs both inside kernels and from plain Python: with ``NUMBA_DISABLE_JIT=1`` the whole data plane is ordinary Python.
+The only room that imports llvmlite. Everything here takes and returns int64 (addresses, lengths, indexes, bit
+patterns), and runs both inside kernels and from plain Python: with ``NUMBA_DISABLE_JIT=1`` the whole data plane is
+ordinary Python.
 """
 
 from penstock.machine.cache import cache_is_warm
-from penstock.machine.clock import cycles, measure_cycles_hz, monotonic_ns
+from penstock.machine.clock import cycles, monotonic_ns
 from penstock.machine.kernels import ENTRIES, KERNELS, Entry, compile_all, entry, inlined, kernel
 from penstock.machine.libc import (
     sys_epoll_ctl,
@@ -65,6 +66,7 @@ from penstock.machine.ops import (
     store_release32,
 )
 from penstock.machine.structs import offset, records, view
+from penstock.machine.thread import full_fence, measure_cycles_hz
 
 __all__ = [
     "ENTRIES",
@@ -88,6 +90,7 @@ __all__ = [
     "exchange",
     "fence",
     "fill",
+    "full_fence",
     "hash64",
     "inlined",
     "kernel",

@@ -1,7 +1,8 @@
 """Where compiled kernels are kept: a directory named by everything that the machine code depends on.
 
-Numba's own cache looks only at the file that an entry is defined in; here a hash of all kernel sources, of Python, Numba
-and llvmlite, and of the CPU names the directory, so an edit anywhere recompiles and a copy of the tree elsewhere does not.
+Numba's own cache looks only at the file that an entry is defined in; here a hash of all kernel sources, of Python,
+Numba and llvmlite, and of the CPU names the directory, so an edit anywhere recompiles and a copy of the tree
+elsewhere does not.
 ``PENSTOCK_CACHE`` moves the directory; the three most recently used keys are kept.
 """
 
@@ -78,7 +79,7 @@ class KeyedLocator(_CacheLocator):  # type: ignore[misc]
         return f"{self._module}-{self._line}"
 
     @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> KeyedLocator:  # noqa: ARG003 (Numba's signature)
+    def from_function(cls, py_func: Any, py_file: str) -> KeyedLocator:
         return cls(py_func)
 
 

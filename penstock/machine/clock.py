@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from typing import Any
 
@@ -32,11 +31,3 @@ def monotonic_ns(context: Any, builder: ir.IRBuilder) -> Any:
         builder.load(builder.gep(buffer, [ir.Constant(I32, 0), ir.Constant(I32, field)])) for field in (0, 1)
     )
     return builder.add(builder.mul(seconds, ir.Constant(I64, 1_000_000_000)), nanoseconds)
-
-
-def measure_cycles_hz(counter: ctypes._CFuncPtr | Any, seconds: float = 0.02) -> int:
-    """Cycles per second of ``counter`` (a compiled entry returning ``cycles()``), measured against the wall clock."""
-    started, first = time.perf_counter_ns(), counter()
-    time.sleep(seconds)
-    last, ended = counter(), time.perf_counter_ns()
-    return round((last - first) * 1_000_000_000 / (ended - started))

@@ -1,7 +1,8 @@
 """How kernels are compiled: helpers that link into entries, and entries with a C address.
 
-``@kernel`` marks a helper: compiled when an entry first uses it (``@inlined``: and copied to each place of use). ``@entry(signature)`` marks a compiled C function: loaded
-from the cache or compiled on first use of its address. Calling an entry from Python releases the GIL.
+``@kernel`` marks a helper: compiled when an entry first uses it (``@inlined``: and copied to each place of use).
+``@entry(signature)`` marks a compiled C function: loaded from the cache or compiled on first use of its address.
+Calling an entry from Python releases the GIL.
 ``KERNELS`` and ``ENTRIES`` list all of both that were imported, for tests and for the warm-up.
 """
 
@@ -63,7 +64,7 @@ class Entry:
         self.compiled = CFunc(self.function, signature, locals={}, options={"nopython": True, "error_model": "numpy"})
         self.compiled.enable_caching()
         self.compiled.compile()
-        return self._prototype(self.compiled.address)
+        return self._prototype(int(self.compiled.address or 0))
 
     @property
     def address(self) -> int:

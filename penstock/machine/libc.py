@@ -23,7 +23,9 @@ def _call(name: str, result_bits: int, *bits: int) -> Op:
         module = builder.module
         kinds = [ir.IntType(width) for width in bits]
         function = module.globals.get(name) or ir.Function(module, ir.FunctionType(result_type, kinds), name)
-        operands = [arg if width == 64 else builder.trunc(arg, ir.IntType(width)) for arg, width in zip(args, bits)]
+        operands = [
+            arg if width == 64 else builder.trunc(arg, ir.IntType(width)) for arg, width in zip(args, bits, strict=True)
+        ]
         result = builder.call(function, operands)
         if result_bits != 64:
             result = builder.sext(result, I64)

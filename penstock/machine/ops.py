@@ -1,8 +1,8 @@
 """Single-instruction operations: loads, stores, atomics, fences, bit counts, hashes, block copies, calls by address.
 
-Loads of 8, 16 and 32 bits extend with zeros. ``load_acquire*`` and ``store_release*`` are for words that another thread,
-process or guest may change: the plain ones may be hoisted out of a waiting loop by the optimiser.
-The twins of the atomics are atomic only among threads that hold the GIL: they serve debugging, not a live switch.
+Loads of 8, 16 and 32 bits extend with zeros. ``load_acquire*`` and ``store_release*`` are for words that another
+thread, process or guest may change: the plain ones may be hoisted out of a waiting loop by the optimiser. The twins
+of the atomics are atomic only among threads that hold the GIL: they serve debugging, not a live switch.
 """
 
 from __future__ import annotations

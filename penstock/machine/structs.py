@@ -19,7 +19,7 @@ from penstock.machine.op import Op, make_op
 def records(dtype: np.dtype[Any], address: int, count: int = 1) -> np.ndarray[Any, np.dtype[Any]]:
     """A NumPy array of ``count`` items of ``dtype`` over the memory at ``address``: no copy, no owner."""
     memory = (ctypes.c_char * (dtype.itemsize * count)).from_address(int(address))
-    return np.frombuffer(memory, dtype=dtype, count=count)
+    return np.frombuffer(memoryview(memory), dtype=dtype, count=count)
 
 
 def view(dtype: np.dtype[Any]) -> Op:

@@ -1,11 +1,13 @@
 """Dummy ports: frames in and out under a program's control, without any device. For tests, benchmarks and examples.
 
-``inject`` queues frames to be received once, ``replay`` has a set of frames received round and round as fast as the worker
-asks. Transmitted frames are kept for ``transmitted`` when the option ``keep`` says so; else they are copied to a sink that is
-overwritten, as a real ring would be. Receiving copies the headers into the worker's private buffer and leaves the rest.
+``inject`` queues frames to be received once, ``replay`` has a set of frames received round and round as fast as the
+worker asks. Transmitted frames are kept for ``transmitted`` when the option ``keep`` says so; else they are copied to
+a sink that is overwritten, as a real ring would be. Receiving copies the headers into the worker's private buffer and
+leaves the rest.
 
-Layout in the arena: DUMMY; a single-producer ring of FRAME addresses (the engine's main thread pushes, the worker pops);
-a record ring of transmitted frames (workers write under the transmit lock, the main thread reads), each a FRAME and its bytes.
+Layout in the arena: DUMMY; a single-producer ring of FRAME addresses (the engine's main thread pushes, the worker
+pops); a record ring of transmitted frames (workers write under the transmit lock, the main thread reads), each a
+FRAME and its bytes.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ FRAME = np.dtype(
     align=True,
 )
 FRAME_BYTES = FRAME.itemsize
+OFFLOAD_WORDS = ("csum_start", "csum_offset", "gso_size", "gso_type", "flags")
 REPLAY_COUNT, RING_OF = offset(DUMMY, "replay_count"), offset(DUMMY, "ring")
 
 dummy_at = view(DUMMY)
@@ -329,7 +332,7 @@ class Dummy(Port):
         while record := int(record_peek.py_func(ring)):
             row = records(FRAME, record)[0]
             data = ctypes.string_at(record + FRAME_BYTES, int(row["length"]))
-            found.append(Frame(data, *(int(row[name]) for name in FRAME.names[2:7])))
+            found.append(Frame(data, *(int(row[name]) for name in OFFLOAD_WORDS)))
             record_release.py_func(ring)
         return found
 
