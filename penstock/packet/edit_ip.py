@@ -14,6 +14,8 @@ from penstock.packet.checksum import fold, update16, update32, update_sum
 from penstock.packet.ipv6 import upper_layer
 from penstock.packet.protocols import (
     ICMPV6,
+    ICMPV6_CHECKSUM,
+    IPV4_HEADER,
     IPV6_HEADER,
     SCTP,
     SCTP_CHECKSUM,
@@ -24,7 +26,7 @@ from penstock.packet.protocols import (
 )
 
 FRAGMENT_RAW = 0xFF3F  # more-fragments bit and offset of the IPv4 header
-ICMPV6_CHECKSUM = 2
+OPTION_END, OPTION_NOP, OPTION_COPIED = 0, 1, 0x80
 
 
 @kernel
@@ -237,3 +239,26 @@ def set_l4_src(l3, l4, proto, port, partial):
 def set_l4_dst(l3, l4, proto, port, partial):
     """Set the raw destination port; result as of ``set_ports``."""
     return set_ports(l3, l4, proto, port << 16, 0xFFFF0000, partial)
+
+
+@kernel
+def drop_first_only_options(l3, header):
+    """Overwrite the IPv4 options that only the first fragment carries (RFC 791: copied flag clear) by no-operations."""
+    at = l3 + IPV4_HEADER
+    end = l3 + header
+    while at < end:
+        option = load8(at)
+        if option == OPTION_END:
+            return 0
+        size = 1
+        if option != OPTION_NOP:
+            if at + 1 >= end:
+                return 0
+            size = load8(at + 1)
+            if size < 2 or at + size > end:
+                return 0
+            if not option & OPTION_COPIED:
+                for place in range(at, at + size):
+                    store8(place, OPTION_NOP)
+        at += size
+    return 0

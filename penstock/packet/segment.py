@@ -29,6 +29,7 @@ from penstock.machine import (
     view,
 )
 from penstock.packet.checksum import fold, ipv4_header_checksum, pseudo_ipv4, pseudo_ipv6, sum_parts
+from penstock.packet.edit_ip import drop_first_only_options
 from penstock.packet.ipv6 import next_header_place, upper_layer
 from penstock.packet.protocols import (
     ETH_HEADER,
@@ -80,7 +81,6 @@ segmentation_at = view(SEGMENTATION)
 FRAGMENTED_RAW = 0xFF3F
 MORE_FRAGMENTS = 0x2000
 FIN_PSH, CWR = 0x09, 0x80
-OPTION_END, OPTION_NOP, OPTION_COPIED = 0, 1, 0x80
 
 
 @kernel
@@ -186,29 +186,6 @@ def datagram_checksum(ctx, l4, pseudo):
     if checksum == 0:
         checksum = 0xFFFF
     return checksum
-
-
-@kernel
-def drop_first_only_options(l3, header):
-    """Overwrite the IPv4 options that only the first fragment carries (RFC 791: copied flag clear) by no-operations."""
-    at = l3 + IPV4_HEADER
-    end = l3 + header
-    while at < end:
-        option = load8(at)
-        if option == OPTION_END:
-            return 0
-        size = 1
-        if option != OPTION_NOP:
-            if at + 1 >= end:
-                return 0
-            size = load8(at + 1)
-            if size < 2 or at + size > end:
-                return 0
-            if not option & OPTION_COPIED:
-                for place in range(at, at + size):
-                    store8(place, OPTION_NOP)
-        at += size
-    return 0
 
 
 @kernel

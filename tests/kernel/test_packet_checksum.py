@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import packet_checksum as naive
+from naive.packet_frames import ipv4_packets, ipv4s, ipv6s, payloads, transports
+from naive.packet_memory import Memory, word
 from scapy.all import IP, SCTP, TCP, UDP, Ether, IPv6, IPv6ExtHdrRouting, Packet, SCTPChunkData
 
 from penstock.packet import checksum as kernels
-from tests.naive import packet_checksum as naive
-from tests.naive.packet_frames import ipv4_packets, ipv4s, ipv6s, payloads, transports
-from tests.naive.packet_memory import Memory, word
 
 BLOCKS = st.one_of(st.binary(max_size=200), st.integers(0, 300).map(lambda size: b"\xff" * size))
 WORDS = st.one_of(st.integers(0, 0xFFFF), st.sampled_from([0, 0xFFFF]))

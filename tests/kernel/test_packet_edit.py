@@ -7,6 +7,19 @@ from collections.abc import Callable
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from naive import packet_edit as naive
+from naive.packet_frames import (
+    ROUTER_ALERT,
+    bytes8,
+    ethernet,
+    ipv4s,
+    ipv6s,
+    numbers32,
+    payloads,
+    ports,
+    transports,
+)
+from naive.packet_memory import Memory, word
 from scapy.all import (
     IP,
     LLC,
@@ -27,19 +40,6 @@ from scapy.all import (
 )
 
 from penstock.packet import edit, edit_ip
-from tests.naive import packet_edit as naive
-from tests.naive.packet_frames import (
-    ROUTER_ALERT,
-    bytes8,
-    ethernet,
-    ipv4s,
-    ipv6s,
-    numbers32,
-    payloads,
-    ports,
-    transports,
-)
-from tests.naive.packet_memory import Memory, word
 
 DEADLINE = settings(deadline=None, max_examples=150)
 EXTENSIONS = [

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naive.packet import Parsed
 
 from penstock.machine import offset
 from penstock.packet.fields import BY_NAME, FIELDS, KEY, KEY_SIZE, NXM_OF, OXM_OF, Field, describe, key_offset, markdown
-from tests.naive.packet import Parsed
 
 ROOT = Path(__file__).parents[2]
 OWNERS = [row for row in FIELDS if not row.at]

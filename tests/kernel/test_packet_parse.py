@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import packet as naive
+from naive.packet_frames import damaged, frames, ipv6_packets
+from naive.packet_memory import Memory, word
 from scapy.all import (
     ARP,
     IP,
@@ -35,9 +38,6 @@ from scapy.layers.inet import ICMP
 from penstock.packet import parse as kernels
 from penstock.packet.fields import KEY_SIZE, describe
 from penstock.packet.ipv6 import final_destination, next_header_place, upper_layer
-from tests.naive import packet as naive
-from tests.naive.packet_frames import damaged, frames, ipv6_packets
-from tests.naive.packet_memory import Memory, word
 
 BITS = {
     "ipv4": kernels.PARSED_IPV4,
@@ -190,8 +190,8 @@ def test_vlan_types(eth_type: int) -> None:
 def test_no_read_outside_the_frame(seed: int, tmp_path: Path) -> None:
     """A frame between two unmapped pages, flush with one or the other: a read outside kills the child."""
     last = tmp_path / "last-frame"
-    command = [sys.executable, "-m", "tests.naive.packet_guard", str(seed), "20000", str(last)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", "naive.packet_guard", str(seed), "20000", str(last)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=Path(__file__).parents[1])
     report = json.loads(last.read_text()) if last.exists() else {}
     assert done.returncode == 0, f"child ended with {done.returncode} on {report}\n{done.stderr}"
     assert int(done.stdout) >= 20000

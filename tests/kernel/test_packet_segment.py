@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import packet_segment as naive
+from naive.packet import parse, walk_ipv6
+from naive.packet_edit import repair
+from naive.packet_frames import ROUTER_ALERT, numbers32
+from naive.packet_memory import Memory
 from scapy.all import (
     IP,
     TCP,
@@ -29,11 +34,6 @@ from scapy.all import (
 
 from penstock.machine import records
 from penstock.packet import segment as kernels
-from tests.naive import packet_segment as naive
-from tests.naive.packet import parse, walk_ipv6
-from tests.naive.packet_edit import repair
-from tests.naive.packet_frames import ROUTER_ALERT, numbers32
-from tests.naive.packet_memory import Memory
 
 DEADLINE = settings(deadline=None, max_examples=150)
 LINKS = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.naive.packet import walk_ipv6
-from tests.naive.packet_checksum import checksum, ones_sum, pseudo, sctp
+from naive.packet import walk_ipv6
+from naive.packet_checksum import checksum, ones_sum, pseudo, sctp
 
 PLACES = {6: 16, 17: 6, 58: 2, 132: 8}
 SNAP = bytes.fromhex("aaaa03000000")

@@ -44,7 +44,7 @@ from penstock.machine import records
 from penstock.packet.checksum import finish_checksum
 from penstock.packet.fields import KEY_SIZE
 from penstock.packet.parse import parse
-from penstock.packet.segment import SEGMENTATION, segment_count
+from penstock.packet.segment import SEGMENTATION, segment_count, segment_header
 
 PAGE = mmap.PAGESIZE
 BATCH = 500
@@ -97,9 +97,10 @@ def make_frame(random: random.Random) -> bytes:
     return bytes(frame[: random.choice([len(frame), random.randrange(len(frame) + 1)])])
 
 
-def exercise(frame: bytes, memory: Guarded, key: int, ctx: int, at_end: bool, random: random.Random) -> None:
+def exercise(frame: bytes, memory: Guarded, buffer: Guarded, key: int, at_end: bool, random: random.Random) -> None:
     """Run every kernel that takes an unchecked frame."""
     address = memory.put(frame, at_end)
+    ctx = key + KEY_SIZE
     result = parse(address, len(frame), key)
     request = records(SEGMENTATION, ctx)[0]
     request["head"], request["head_len"], request["tail"], request["tail_len"] = address, len(frame), memory.begin, 100
@@ -107,7 +108,9 @@ def exercise(frame: bytes, memory: Guarded, key: int, ctx: int, at_end: bool, ra
     if random.random() < 0.2:
         request["l3"], request["l4"] = random.randrange(len(frame) + 9), random.randrange(len(frame) + 9)
     request["gso_type"], request["gso_size"] = random.choice([1, 3, 4, 5]), random.choice([1, 8, 100, 1448, 65535])
-    segment_count(ctx)
+    count, room = segment_count(ctx), int(request["room"])
+    for number in {0, count // 2, count - 1} if 0 < count and room <= PAGE else ():
+        segment_header(ctx, number, buffer.end - room)
     start, offset = random.randrange(len(frame) + 9), random.choice([6, 8, 16, 65535])
     finish_checksum(address, len(frame), memory.begin, 100, start, offset)
 
@@ -116,7 +119,7 @@ def main() -> None:
     """Fuzz as the command line says."""
     seed, count, last = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     generator = random.Random(seed)
-    memory = Guarded()
+    memory, buffer = Guarded(), Guarded()
     room = ctypes.create_string_buffer(KEY_SIZE + SEGMENTATION.itemsize + 128)
     key = (ctypes.addressof(room) + 63) // 64 * 64
     done = 0
@@ -125,7 +128,7 @@ def main() -> None:
         last.write_text(json.dumps([frame.hex() for frame in batch]))
         for frame in batch:
             for at_end in (True, False):
-                exercise(frame, memory, key, key + KEY_SIZE, at_end, generator)
+                exercise(frame, memory, buffer, key, at_end, generator)
         done += len(batch)
     sys.stdout.write(f"{done}\n")
 

@@ -6,9 +6,9 @@ and RFC 8200 section 4.5 (fragments).
 
 from __future__ import annotations
 
-from tests.naive.packet import walk_ipv6
-from tests.naive.packet_checksum import checksum
-from tests.naive.packet_edit import repair
+from naive.packet import walk_ipv6
+from naive.packet_checksum import checksum
+from naive.packet_edit import repair
 
 TCPV4, UFO, TCPV6, UDP_L4 = 1, 3, 4, 5
 FIN, PSH, CWR = 0x01, 0x08, 0x80
