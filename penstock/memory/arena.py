@@ -1,8 +1,9 @@
-"""The arena: one memfd mapped at the same fixed address in every process, so that pointers in it mean the same everywhere.
+"""The arena: one memfd mapped at the same fixed address in every process, so that pointers in it mean the same
+everywhere.
 
-Layout: a header (magic, size, address of the root struct), then allocations aligned to cache lines. Only the engine's main
-thread allocates and frees; the bookkeeping is in its private memory and dies with it, as the arena does.
-Huge pages serve it when enough of them are free, plain pages otherwise.
+Layout: a header (magic, size, address of the root struct), then allocations aligned to cache lines. Only the engine's
+main thread allocates and frees; the bookkeeping is in its private memory and dies with it, as the arena does. Huge
+pages serve it when enough of them are free, plain pages otherwise.
 """
 
 from __future__ import annotations

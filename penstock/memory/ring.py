@@ -1,9 +1,9 @@
 """Rings of 64-bit words, lock-free. 0 is never an element: it means "empty" or "full" in the results.
 
-Single producer, single consumer (``spsc_*``): a slot that holds 0 is free, so producer and consumer share nothing but the
-slots. Many producers, many consumers (``mpmc_*``): each slot has a sequence number that says whose turn it is (D. Vyukov's
-bounded queue). A thread that dies inside a push or pop may block its ring, so both kinds stay within one process; between
-processes the record ring serves.
+Single producer, single consumer (``spsc_*``): a slot that holds 0 is free, so producer and consumer share nothing but
+the slots. Many producers, many consumers (``mpmc_*``): each slot has a sequence number that says whose turn it is (D.
+Vyukov's bounded queue). A thread that dies inside a push or pop may block its ring, so both kinds stay within one
+process; between processes the record ring serves.
 
 Layout: RING header of three cache lines (constants; consumer's index; producer's index), then the slots.
 """

@@ -1,8 +1,8 @@
 """What a kind of port is: a class that opens devices and names the compiled functions that move its frames.
 
-The engine's main thread constructs and opens a port, builds RXQ and TXQ records from its ``rx`` and ``tx`` specs, and deals
-the receive queues to workers. Kernels see only those records; each spec's ``ctx`` is the address of a struct of the kind's own.
-With fewer transmit specs than workers the engine shares them under a spin lock per burst.
+The engine's main thread constructs and opens a port, builds RXQ and TXQ records from its ``rx`` and ``tx`` specs, and
+deals the receive queues to workers. Kernels see only those records; each spec's ``ctx`` is the address of a struct of
+the kind's own. With fewer transmit specs than workers the engine shares them under a spin lock per burst.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def _forget_nothing(_name: str) -> None:
 class PortContext:
     """What the engine lends to a port.
 
-    ``adopt(name)`` gives descriptors that a previous engine kept under this name (the port owns them then), ``keep`` stores
-    duplicates outside the engine so that they outlive it, ``forget`` drops them. ``kick`` wakes every sleeping worker.
+    ``adopt(name)`` gives descriptors that a previous engine kept under this name (the port owns them then), ``keep``
+    stores duplicates outside the engine so that they outlive it, ``forget`` drops them. ``kick`` wakes every sleeping
+    worker.
     """
 
     arena: Arena
