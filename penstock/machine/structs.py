@@ -22,6 +22,14 @@ def records(dtype: np.dtype[Any], address: int, count: int = 1) -> np.ndarray[An
     return np.frombuffer(memoryview(memory), dtype=dtype, count=count)
 
 
+class FieldRecord(np.record):  # type: ignore[misc]
+    """A record whose fields come before NumPy's own attributes: a field may be called ``size`` or ``flags``."""
+
+    def __getattribute__(self, name: str) -> Any:
+        fields = np.void.__getattribute__(self, "dtype").fields
+        return self[name] if fields is not None and name in fields else super().__getattribute__(name)
+
+
 def view(dtype: np.dtype[Any]) -> Op:
     """An operation that views an int64 address as a record of ``dtype``."""
     if not dtype.isalignedstruct:
@@ -31,7 +39,7 @@ def view(dtype: np.dtype[Any]) -> Op:
     def build(context: Any, builder: ir.IRBuilder, address: Any) -> Any:
         return builder.inttoptr(address, context.get_value_type(record_type))
 
-    named = np.dtype((np.record, dtype))
+    named = np.dtype((FieldRecord, dtype))
     return make_op("view", 1, lambda address: records(named, address)[0], build, returns=record_type)
 
 
