@@ -202,7 +202,8 @@ def test_device_down_and_up_again(arena: Arena, tap: Tap, host: Host) -> None:
     queues.send(frame)
     queues.transmit([queues.packets_at] * 5)  # the rest of a burst goes the same way
     assert queues.drops() == {"port_down": 6}
-    assert queues.receive() == 0
+    while queues.receive():
+        pass  # what the host had sent before
     assert queues.rxqs[0][1]["error"] == 0
     host.run("ip", "link", "set", "eth0", "up")
     assert tap.check() == ("up", "")
