@@ -29,6 +29,7 @@ ETHERNET_HEADER = 14
 FLAG_CSUM_PARTIAL, FLAG_CSUM_VALID, FLAG_ECN = 1, 2, 4
 GSO_NONE, GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 3, 4, 5
 OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO, OFFLOAD_USO = 1, 2, 4, 8, 16
+OFFLOAD_CRC = 32  # SCTP's CRC-32C: virtio-net cannot ask for it, so no port has this bit and software always does it
 OFFLOAD_NAMES = {
     OFFLOAD_CSUM: "csum",
     OFFLOAD_TSO4: "tso4",

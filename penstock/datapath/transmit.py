@@ -17,6 +17,7 @@ from penstock.datapath.layout import (
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP,
+    OFFLOAD_CRC,
     OFFLOAD_CSUM,
     OFFLOAD_TSO4,
     OFFLOAD_TSO6,
@@ -37,6 +38,7 @@ from penstock.datapath.trace import CHECKSUMMED, SEGMENTED, SENT, note
 from penstock.machine import call3, cas, entry, kernel, load8, load64, pause, store64, store_release
 from penstock.memory import pool_get, pool_put
 from penstock.packet.checksum import finish_checksum
+from penstock.packet.protocols import SCTP_CHECKSUM
 from penstock.packet.segment import segment_count, segment_header, segmentation_at
 
 
@@ -71,7 +73,7 @@ def needed_offload(packet):
     p = packet_at(packet)
     need = 0
     if p.flags & FLAG_CSUM_PARTIAL != 0:
-        need = OFFLOAD_CSUM
+        need = OFFLOAD_CRC if p.csum_offset == SCTP_CHECKSUM else OFFLOAD_CSUM
     kind = p.gso_type
     if kind == 0:
         return need
