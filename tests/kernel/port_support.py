@@ -63,6 +63,8 @@ class Host:
             assert time.monotonic() < deadline
             time.sleep(0.002)
         self.run("ip", "link", "set", "lo", "up")
+        # No router solicitations or multicast reports among the frames that tests count; ``take`` allows IPv6 again.
+        self.run("sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")
 
     def command(self) -> str:
         return Path(f"/proc/{self.process.pid}/comm").read_text().strip()
@@ -70,8 +72,13 @@ class Host:
     def take(self, device: str, address: str, name: str = "eth0") -> None:
         """Move a device of the present namespace in here and give it an address."""
         run("ip", "link", "set", device, "netns", str(self.process.pid), "name", name)
-        self.run("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+        self.run("ip", "address", "add", address, "dev", name)
         self.run("ip", "link", "set", name, "up")
+
+    def take_ipv6(self, address: str, name: str = "eth0") -> None:
+        """Give a device an IPv6 address as well."""
+        self.run("sysctl", "-q", "-w", f"net.ipv6.conf.{name}.disable_ipv6=0")
+        self.run("ip", "address", "add", address, "dev", name, "nodad")
 
     def run(self, *command: str, check: bool = True) -> str:
         return run("nsenter", "-t", str(self.process.pid), "-n", *command, check=check)

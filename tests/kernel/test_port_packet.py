@@ -83,7 +83,7 @@ def pair(arena: Arena) -> Iterator[tuple[Host, Host, Queues, Queues]]:
     for number, each in enumerate(hosts, 1):
         run("ip", "link", "add", f"v{number}", "type", "veth", "peer", "name", f"w{number}")
         each.take(f"w{number}", f"10.0.0.{number}/24")
-        each.run("ip", "address", "add", f"fd00::{number}/64", "dev", "eth0", "nodad")
+        each.take_ipv6(f"fd00::{number}/64")
         ports.append(open_port(arena, Packet, f"p{number}", netdev=f"v{number}"))
     first, second = (Queues(arena, port) for port in ports)
     yield *hosts, first, second

@@ -69,7 +69,7 @@ def pair(arena: Arena) -> Iterator[tuple[Host, Host, Queues, Queues]]:
     ports = [open_port(arena, Tap, name) for name in ("tapa", "tapb")]
     for number, each in enumerate(hosts, 1):
         each.take(ports[number - 1].netdev, f"10.0.0.{number}/24")
-        each.run("ip", "address", "add", f"fd00::{number}/64", "dev", "eth0", "nodad")
+        each.take_ipv6(f"fd00::{number}/64")
     first, second = (Queues(arena, port) for port in ports)
     yield *hosts, first, second
     for port in ports:
