@@ -61,6 +61,7 @@ TAG_PRESENT, VID_MASK = 0x1000, 0x0FFF
 GROUP_BIT = 1  # of the first byte, the lowest in a MAC address loaded as a little-endian word
 RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
 NO_VID = -1
+NO_KEY = -1
 
 
 @inlined
@@ -214,12 +215,18 @@ def learn(worker, fdb, number, bucket, key):
 
 @inlined
 def forward(worker, number, packets, count):
-    """Second pass: learn, look up, output."""
+    """Second pass: learn, look up, output.
+
+    Neighbours in a burst are often of one flow: what was learned or found for the last packet is not asked again.
+    """
     w = worker_at(worker)
     ports = w.ports
     bridge = port_at(ports + number * PORT_BYTES).bridge
     fdb = bridge_at(w.bridges + bridge * BRIDGE_BYTES).fdb
     trace = w.trace
+    last_source = NO_KEY
+    last_destination = NO_KEY
+    found = 0
     for i in range(count):
         packet = load64(packets + i * 8)
         p = packet_at(packet)
@@ -228,14 +235,20 @@ def forward(worker, number, packets, count):
         vid = p.vid
         vlan = vid << 48
         key = p.key
-        learn(worker, fdb, number, p.source, load64(key + SOURCE) & MAC_MASK | vlan)
-        destination = load64(key + DESTINATION) & MAC_MASK
+        source = load64(key + SOURCE) & MAC_MASK | vlan
+        if source != last_source:
+            learn(worker, fdb, number, p.source, source)
+            last_source = source
+            last_destination = NO_KEY
+        destination = load64(key + DESTINATION) & MAC_MASK | vlan
         if destination & GROUP_BIT != 0:
             if trace != 0:
                 note(trace, DESTINATION_GROUP, 0, 0)
             flood(worker, number, packet, vid)
             continue
-        found = fdb_lookup(p.destination, destination | vlan)
+        if destination != last_destination:
+            found = fdb_lookup(p.destination, destination)
+            last_destination = destination
         if found == 0:
             if trace != 0:
                 note(trace, DESTINATION_UNKNOWN, 0, 0)
