@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from penstock import __version__
-from penstock.config.errors import ConfigError, unknown
 from penstock.switch.client import ControlError
+from penstock.switch.errors import SourceError, unknown
 from penstock.switch.rundir import RundirError
 
 VERBS = {
@@ -58,7 +58,7 @@ def main(*arguments: Any) -> None:
     """Run the command line and exit: 0 when done, 1 when it failed, 2 when it was called wrongly."""
     try:
         penstock(list(arguments) or None, prog_name="penstock")
-    except (ControlError, RundirError, ConfigError) as error:
-        # A configuration's problems carry the file's name, one on each line.
-        print(error if isinstance(error, ConfigError) else f"penstock: {error}", file=sys.stderr)
-        sys.exit(1)
+    except SourceError as error:
+        sys.exit(str(error))
+    except (ControlError, RundirError) as error:
+        sys.exit(f"penstock: {error}")

@@ -14,16 +14,16 @@ from penstock.switch.client import ControlClient, ControlError
 
 @click.command()
 @click.argument("port")
-@click.argument("frame")
+@click.argument("frame", nargs=-1, required=True)
 @rundir_option
 @json_option
-def command(port: str, frame: str, rundir: Path, as_json: bool) -> None:
+def command(port: str, frame: tuple[str, ...], rundir: Path, as_json: bool) -> None:
     """Trace FRAME as if it came in on PORT.
 
     FRAME is hexadecimal digits (colons, dots and spaces between them are skipped), @FILE for a file of raw bytes, or @-
     for raw bytes on standard input.
     """
-    result = ControlClient(rundir).call("trace", port=port, frame=_frame(frame))
+    result = ControlClient(rundir).call("trace", port=port, frame=_frame(" ".join(frame)))
     if as_json:
         print_json(result)
         return

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from penstock.config.schema import REQUIRED, Setting, settings_of, shown
 from penstock.config.tables import PortKeys
@@ -22,7 +24,9 @@ def reference() -> str:
 def _lines() -> Iterator[str]:
     yield from _table("`[engine]`", settings_of(EngineSettings))
     yield from _table("`[bridge.BRIDGE]`", settings_of(BridgeSpec))
-    yield from _table("`[bridge.BRIDGE.port.PORT]`, any type", settings_of(PortKeys))
+    common = settings_of(PortKeys)
+    kinds = replace(common["type"], hint=Literal[tuple(KINDS)])
+    yield from _table("`[bridge.BRIDGE.port.PORT]`, any type", {**common, "type": kinds})
     for name, kind in KINDS.items():
         own = settings_of(kind.Options)
         if own:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from penstock.switch.errors import SourceError
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -22,7 +23,7 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-class ConfigError(Exception):
+class ConfigError(SourceError):
     """The file cannot be used; nothing of it takes effect."""
 
     def __init__(self, file: Path, problems: Iterable[Problem]) -> None:
@@ -35,12 +36,3 @@ def join_key(path: str, key: str) -> str:
     """The path of `key` below `path`, quoted as TOML wants it when it is not a bare key."""
     shown = key if _BARE_KEY.fullmatch(key) else '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{path}.{shown}" if path else shown
-
-
-def unknown(what: str, value: str, known: Iterable[str]) -> str:
-    """The message for a word that is none of those known, with the nearest one suggested."""
-    words = list(known)
-    close = difflib.get_close_matches(value, words, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    listed = ", ".join(words) if words else "none"
-    return f"unknown {what} {value!r}{hint} (known: {listed})"

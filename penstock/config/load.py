@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from penstock.config.engine_table import engine_settings
-from penstock.config.errors import ConfigError, Problem, join_key, unknown
+from penstock.config.errors import ConfigError, Problem, join_key
 from penstock.config.schema import check_table, settings_of, shown
 from penstock.config.tables import PortKeys, vlan_config
 from penstock.config.toml_file import read_toml
 from penstock.ports import KINDS
 from penstock.ports.spec import BridgeSpec, PortSpec
+from penstock.switch.errors import unknown
 from penstock.switch.model import DesiredState
 
 _IFNAME_BYTES = 15

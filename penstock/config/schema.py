@@ -20,7 +20,8 @@ import annotated_types
 from annotated_doc import Doc
 from pydantic import TypeAdapter, ValidationError
 
-from penstock.config.errors import Problem, join_key, unknown
+from penstock.config.errors import Problem, join_key
+from penstock.switch.errors import unknown
 
 REQUIRED = MISSING
 _SPOKEN_TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
@@ -132,9 +133,10 @@ def _describe_bounded(base: Any, marks: tuple[Any, ...]) -> str:
         high = getattr(mark, "le", getattr(mark, "max_length", high))
         if isinstance(mark, annotated_types.Predicate):
             words += f" that {getattr(mark.func, '__doc__', '')}"
-    if base is str and (low, high) == (1, None):
-        return "a string that is not empty"
-    unit = " characters" if base is str else ""
+    text = words == _SPOKEN_TYPES[str]
+    if text and (low, high) == (1, None):
+        return f"{words} that is not empty"
+    unit = " characters" if text else " items" if words.startswith("a list") else ""
     if low is not None and high is not None:
         return f"{words} {'of' if unit else 'from'} {low} to {high}{unit}"
     if low is not None:

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from penstock.config.errors import ConfigError
 from penstock.config.load import load
 from penstock.engine.client import EngineClient
 from penstock.switch.control import Control
+from penstock.switch.errors import SourceError
 from penstock.switch.rundir import CONTROL_SOCKET, RundirError, make_rundir
 from penstock.switch.server import ControlServer
 from penstock.switch.supervisor import EXIT_CONFIG, NOTIFY_VARIABLE
@@ -34,7 +34,7 @@ def main(connect: Callable[[Path], EngineClient]) -> int:
     try:
         make_rundir(arguments.rundir)
         asyncio.run(_run(arguments.rundir, arguments.config, connect))
-    except ConfigError as error:
+    except SourceError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     except RundirError as error:

@@ -61,7 +61,7 @@ class Control:
         self._changing = asyncio.Lock()
 
     async def run(self, server: ControlServer, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set. Raises ConfigError at once when there is no state to start from."""
+        """Serve until `stop` is set. Raises SourceError at once when there is no state to start from."""
         lock = take_lock(self.rundir / CONTROL_LOCK, "a control process")
         self.desired = self._resume() or self._accept(self.load())
         await server.start()
@@ -81,7 +81,7 @@ class Control:
             os.close(lock)
 
     async def reload(self) -> dict[str, Any]:
-        """Read the source again and bring the engine to it. Raises ConfigError, and then changes nothing."""
+        """Read the source again and bring the engine to it. Raises SourceError, and then changes nothing."""
         wanted = await asyncio.to_thread(self.load)
         running = self.desired.engine
         notes = _engine_notes(running, wanted.engine)
@@ -151,7 +151,10 @@ class Control:
                 _log.warning("the engine went away while it was being configured")
                 continue
             made = sum(1 for outcome in outcomes if not outcome.error)
-            _log.info("the engine is up: %d changes made, %d failed", made, len(self.failures))
+            if outcomes:
+                _log.info("the engine is as desired: %d changes made, %d failed", made, len(self.failures))
+            else:
+                _log.info("took over a running engine that is as desired: nothing to change")
             failed = {name: error for (what, name), error in self.failures.items() if what == "port"}
             self.notify({"bridges": len(self.desired.bridges), "ports": len(self.desired.ports), "failed": failed})
             await self.link.wait_lost()

@@ -39,11 +39,15 @@ _STOP_SECONDS = {"control": 3.0, "engine": 5.0}
 _PR_SET_PDEATHSIG = 1
 
 
+_NAMES: dict[Role, str] = {"engine": "engine", "control": "control process"}
+
+
 class Child:
     """One supervised process and how often it died lately."""
 
     def __init__(self, role: Role, command: Sequence[str], status: ChildStatus) -> None:
         self.role = role
+        self.name = _NAMES[role]
         self.command = list(command)
         self.status = status
         self.process: subprocess.Popen[bytes] | None = None
@@ -164,16 +168,16 @@ class Supervisor:
         if child.process is None and not self.announced and child.status.last_exit.startswith("ended"):
             # It ended by itself at the first try, so it would again; its own message stands above ours.
             if child.status.last_exit != exit_in_words(EXIT_CONFIG):
-                _say(f"the {child.role} {child.status.last_exit} before the switch was ready; giving up")
+                _say(f"the {child.name} {child.status.last_exit} before the switch was ready; giving up")
             self._give_up()
         elif child.died_too_often():
             times = f"{_GIVE_UP_DEATHS} times in {_GIVE_UP_SECONDS:.0f} s"
-            _say(f"the {child.role} died {times}, the last time it {child.status.last_exit}; giving up")
+            _say(f"the {child.name} died {times}, the last time it {child.status.last_exit}; giving up")
             self._give_up()
         else:
             child.schedule_restart()
             state = "" if was_ready else " before it was ready"
-            _say(f"the {child.role} {child.status.last_exit}{state}; starting it again")
+            _say(f"the {child.name} {child.status.last_exit}{state}; starting it again")
         self.status.write(self.rundir)
 
     def _give_up(self) -> None:
@@ -202,7 +206,7 @@ class Supervisor:
                 status.ready = now
                 if status.restarts:
                     recovered.append(
-                        f"the {child.role} is back {now - status.last_exit_at:.1f} s after it {status.last_exit}"
+                        f"the {child.name} is back {now - status.last_exit_at:.1f} s after it {status.last_exit}"
                     )
         self.status.write(self.rundir)
         if self.announced:
@@ -243,7 +247,7 @@ class Supervisor:
             while child.process is not None:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    _say(f"the {child.role} (process {child.process.pid}) did not stop when asked; killing it")
+                    _say(f"the {child.name} (process {child.process.pid}) did not stop when asked; killing it")
                     self.exit_code = self.exit_code or 1
                     child.process.kill()
                     self._reap(child)

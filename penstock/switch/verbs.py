@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from penstock.config.errors import ConfigError, unknown
 from penstock.datapath.drops import REASONS
 from penstock.engine.client import EngineClient
 from penstock.ports.spec import PortState
 from penstock.switch.captures import MAX_SNAPLEN
 from penstock.switch.control import Control
+from penstock.switch.errors import SourceError, unknown
 from penstock.switch.server import Connection, Handler, Request, StreamHandler, VerbError
 from penstock.switch.status import SupervisorStatus
 
@@ -133,8 +133,8 @@ class Verbs:
     async def reload(self, _request: Request) -> dict[str, Any]:
         try:
             return await self.control.reload()
-        except ConfigError as error:
-            raise VerbError(f"{error}\nnothing was changed") from error
+        except SourceError as error:
+            raise VerbError(f"the configuration is wrong and nothing was changed:\n{error}") from error
 
     async def capture(self, request: Request, connection: Connection) -> None:
         port = self._port(request)

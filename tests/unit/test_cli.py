@@ -199,7 +199,7 @@ def test_a_bad_file_changes_nothing(switch: Switch) -> None:
     switch.config.write_text(CONFIG.replace("tag = 10", "tag = 5000"))
     said = switch.fails("reload")
     assert "bridge.br0.port.vm1.tag: 5000 is wrong: must be an integer from 1 to 4094" in said
-    assert "nothing was changed" in said
+    assert said.startswith(f"penstock: the configuration is wrong and nothing was changed:\n{switch.config}: bridge")
     assert switch.json("ports") == before
 
 
@@ -265,9 +265,7 @@ def test_sigterm_ends_it_cleanly(switch: Switch) -> None:
 
 def test_a_bad_file_at_the_start(switch: Switch, tmp_path: Path) -> None:
     switch.config.write_text('[bridge.br0.port.x]\ntype = "tun"')
-    command = [sys.executable, "-m", "penstock.cli", "run", "--config", str(switch.config)]
     result = switch.cli("run", "--config", str(switch.config))
-    assert command
     assert result.returncode == 1
     assert "bridge.br0.port.x.type: unknown type 'tun'" in result.stderr
     assert "Traceback" not in result.stderr

@@ -141,7 +141,8 @@ def test_a_killed_child_is_restarted_at_once_and_the_status_tells(start: Callabl
     assert "restarted 0." in after.history
     code, _out, err = running.end()
     assert code == 0
-    assert f"the {role} was killed by signal 9 (SIGKILL); starting it again" in err
+    name = {"engine": "engine", "control": "control process"}[role]
+    assert f"the {name} was killed by signal 9 (SIGKILL); starting it again" in err
 
 
 def test_gives_up_on_a_child_that_keeps_dying(start: Callable[..., Running]) -> None:
