@@ -1,6 +1,6 @@
 """Busy cycles per packet from dummy port to dummy port: 64-byte UDP frames, learned MAC addresses, one worker.
 
-``python bench/cycles.py [--rounds N] [--json]``. Each case replays frames both ways between two ports of one bridge;
+``python -m bench [--rounds N] [--json]``. Each case replays frames both ways between two ports of one bridge;
 a round is one second; the figure is the worker's busy cycles divided by its packets, the median of the rounds.
 """
 

@@ -1,6 +1,6 @@
 """TCP between two kernels' stacks through Penstock's TAPs, Open vSwitch's user-space datapath and the Linux bridge.
 
-``python bench/peers.py [--rounds N] [--seconds S] [--json]``, as root, with iperf3 and openvswitch-switch installed.
+``python -m bench.peers [--rounds N] [--seconds S] [--json]``, as root, with iperf3 and openvswitch-switch installed.
 All three switches are up at once, each in a network namespace of its own with two hosts; a round measures one after the
 other. The figures are medians over the rounds, and the ratios are medians of the rounds' ratios.
 """
@@ -146,7 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
-        print(f"bench/peers.py needs root and: {', '.join(missing) or 'nothing else'}", file=sys.stderr)
+        print(f"bench.peers needs root and: {', '.join(missing) or 'nothing else'}", file=sys.stderr)
         return 2
     results = measure(options.rounds, options.seconds)
     medians = {name: statistics.median(figures) for name, figures in results.items()}

@@ -1,0 +1,5 @@
+"""``python -m bench``: busy cycles per packet."""
+
+from bench.cycles import main
+
+raise SystemExit(main())
