@@ -77,6 +77,12 @@ class Packet(Port):
                     f"port '{self.name}': netdev '{self.netdev}' does not exist in this network namespace"
                     " ('ip link' lists those that do)"
                 )
+            if link.master:
+                master = links.get(link.master)
+                raise PortError(
+                    f"port '{self.name}': netdev '{self.netdev}' is already in use by"
+                    f" '{master.name if master else link.master}': ip link set {self.netdev} nomaster"
+                )
             self._index = link.index
             self._claims = packet_host.claim(link.index, self.netdev, self.name)
             if self.context.mtu is not None:

@@ -1,4 +1,4 @@
-"""TAP ports: an Ethernet device whose other end is a guest (QEMU), a container, or the host.
+"""TAP ports: an Ethernet device that the host or a container uses, and whose other end is the port.
 
 The device is made, or attached to when it exists and nobody has it open. It may be moved to another network namespace
 afterwards: the descriptors stay, and what is looked up or changed later is done in the namespace where it is by then.
@@ -14,6 +14,7 @@ import fcntl
 import grp
 import os
 import pwd
+import select
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,14 +75,14 @@ class Tap(Port):
         except BaseException:
             self._close_fds()
             raise
-        self.context.keep(self.name, self._fds)
+        self.context.keep(self._kept_as, self._fds)
         self.rx = [RxSpec(tap_rx.address, 0, fd=fd) for fd in self._fds]
         # Any number of workers may write to one descriptor, so each gets a transmit queue of its own.
         writers = max(len(self._fds), self.context.workers)
         self.tx = [TxSpec(tap_tx.address, 0, fd=self._fds[i % len(self._fds)], queue=i) for i in range(writers)]
 
     def close(self) -> None:
-        self.context.forget(self.name)
+        self.context.forget(self._kept_as)
         self._close_fds()
 
     def set_mtu(self, mtu: int) -> None:
@@ -89,10 +90,14 @@ class Tap(Port):
         self.mtu = mtu
 
     def check(self) -> tuple[str, str]:
-        link = self._link()
-        if link is None:
+        # The descriptor says it wherever the device is: writable only while it is up, in error once it is gone.
+        poller = select.poll()
+        poller.register(self._fds[0], select.POLLOUT)
+        events = sum(event for _fd, event in poller.poll(0))
+        if events & select.POLLERR:
             return "error", f"TAP device '{self.netdev}' was deleted: remove the port and add it again"
-        if not link.up:
+        self.netdev = self._ask(self._fds[0])[0]  # it may have been renamed
+        if not events & select.POLLOUT:
             return "down", f"TAP device '{self.netdev}' is down: ip link set {self.netdev} up"
         return "up", ""
 
@@ -108,9 +113,14 @@ class Tap(Port):
         name, flags = IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))
         return name.rstrip(b"\0").decode(errors="replace"), flags
 
+    @property
+    def _kept_as(self) -> str:
+        """The name under which descriptors are kept: port and device as configured, since the device may be renamed."""
+        return f"{self.name}/{self.options.device or self.name}"
+
     def _adopted(self) -> list[int] | None:
         """Descriptors that an earlier engine left, if they are this port's device as it should be; else None."""
-        fds = self.context.adopt(self.name)
+        fds = self.context.adopt(self._kept_as)
         if not fds:
             return None
         wanted = self._flags()
@@ -120,12 +130,12 @@ class Tap(Port):
             if error.errno != errno.EBADFD:
                 raise
             found = []
-        right = [name == self.netdev and flags & wanted == wanted for name, flags in found]
+        right = [flags & wanted == wanted for _name, flags in found]
         if len(right) == self.options.queues and all(right):
             return fds
         for fd in fds:
             os.close(fd)
-        self.context.forget(self.name)
+        self.context.forget(self._kept_as)
         return None
 
     def _flags(self) -> int:
