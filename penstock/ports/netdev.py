@@ -16,6 +16,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from penstock.ports.base import PortError
 
@@ -99,7 +100,12 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _socket_in(namespace: int) -> socket.socket:
-    """A netlink socket of the network namespace behind a descriptor: a socket stays in the one it was made in."""
+    """A netlink socket of the network namespace behind a descriptor: a socket stays in the one it was made in.
+
+    It is not to be kept, as it would keep the namespace of a container that has ended.
+    """
+    if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+        return _netlink()
     made: list[socket.socket] = []
     errors: list[OSError] = []
 

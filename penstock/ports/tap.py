@@ -94,9 +94,10 @@ class Tap(Port):
         poller = select.poll()
         poller.register(self._fds[0], select.POLLOUT)
         events = sum(event for _fd, event in poller.poll(0))
-        if events & select.POLLERR:
+        name = self._present_name()
+        if events & select.POLLERR or name is None:
             return "error", f"TAP device '{self.netdev}' was deleted: remove the port and add it again"
-        self.netdev = self._ask(self._fds[0])[0]  # it may have been renamed
+        self.netdev = name
         if not events & select.POLLOUT:
             return "down", f"TAP device '{self.netdev}' is down: ip link set {self.netdev} up"
         return "up", ""
@@ -214,20 +215,26 @@ class Tap(Port):
 
     def _with_links(self, use: Callable[[Links, Link], T]) -> T | None:
         """Call ``use`` with the device's present namespace and state; None when the device is gone."""
-        try:
-            self.netdev, _flags = self._ask(self._fds[0])  # it may have been renamed
-        except OSError as error:
-            if error.errno == errno.EBADFD:
-                return None
-            raise
+        name = self._present_name()
+        if name is None:
+            return None
         namespace = self._namespace()
         try:
             with Links(namespace) as links:
-                link = links.get(self.netdev)
+                link = links.get(name)
                 return None if link is None else use(links, link)
         finally:
             if namespace is not None:
                 os.close(namespace)
+
+    def _present_name(self) -> str | None:
+        """The device's name, which may have been changed; None when the device is gone."""
+        try:
+            return self._ask(self._fds[0])[0]
+        except OSError as error:
+            if error.errno == errno.EBADFD:
+                return None
+            raise
 
     def _namespace(self) -> int | None:
         """A descriptor of the device's network namespace; None, for our own, where Linux is older than 5.2."""

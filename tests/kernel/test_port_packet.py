@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, TCP
 
 from penstock.datapath.layout import FLAG_CSUM_PARTIAL, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, OFFLOAD_USO
 from penstock.memory import Arena
@@ -20,6 +21,7 @@ from penstock.ports import packet_host
 from penstock.ports.base import Port, PortError
 from penstock.ports.netdev import Links
 from penstock.ports.packet import Packet
+from penstock.ports.tap import Tap
 from tests.kernel.port_support import (
     SOL_PACKET,
     Host,
@@ -313,6 +315,29 @@ def test_refusal_in_the_middle_of_a_burst(arena: Arena, port: Packet, host: Host
         assert [arrives(raw, PLAIN + bytes([index]), 0.2) for index in (0, 1, 2, 4, 5, 6)] == [True] * 6
     assert queues.drops() == {"tx_rejected": 1}
     assert queues.counters["tx_packets"] == 6
+
+
+def test_netdev_of_a_tap_that_a_guest_has_open(arena: Arena) -> None:
+    """How a guest of QEMU with a TAP of its own is attached: QEMU has the descriptor, the port has the net device."""
+    guest_end = open_port(arena, Tap, "vm0")
+    port = open_port(arena, Packet, "p", netdev="vm0")
+    guest, switch = Queues(arena, guest_end), Queues(arena, port)
+    for frame in (PLAIN, TAGGED):
+        guest.send(frame)
+        assert frame in [data for _packet, data in switch.wait()]
+        switch.send(frame)
+        assert frame in [data for _packet, data in guest.wait()]
+    segment = ADDRESSES + b"\x08\x00" + _tcp_segment(20_000)
+    switch.send(segment, flags=FLAG_CSUM_PARTIAL, csum_start=34, csum_offset=16, gso_type=GSO_TCPV4, gso_size=1448)
+    packet, data = guest.wait()[-1]
+    assert data == segment
+    assert (packet["gso_type"], packet["gso_size"], packet["csum_start"]) == (GSO_TCPV4, 1448, 34)
+    port.close()
+    guest_end.close()
+
+
+def _tcp_segment(size: int) -> bytes:
+    return bytes(IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=1, dport=2, flags="A") / (b"d" * size))
 
 
 def test_mtu(arena: Arena, host: Host) -> None:
