@@ -9,7 +9,7 @@ a TAP descriptor may be used by several workers at once.
 from __future__ import annotations
 
 from penstock.datapath.counters import count_drop, count_tx
-from penstock.datapath.drops import BAD_OFFLOAD, PORT_DOWN
+from penstock.datapath.drops import BAD_OFFLOAD, OVERSIZED, PORT_DOWN
 from penstock.datapath.layout import FRAME_MAX, HEADROOM, PACKET_BYTES, SCRATCH_STRIDE, packet_at, rxq_at, txq_at
 from penstock.machine import entry, kernel, load64, store64, sys_read, sys_write, sys_writev
 from penstock.ports.netdev_kernels import EAGAIN, EINTR, drop_reason
@@ -48,8 +48,10 @@ def tap_rx(rxq, packets, limit):
         p.tail = 0
         p.tail_len = 0
         p.headroom = FRAME_AT
-        # A read that filled the buffer may have lost the rest of its frame.
-        if got == READ_MAX or vnet_to_packet(frame - VNET_HEADER, packet) == REJECTED:
+        if got == READ_MAX:
+            count_drop(q.counters, OVERSIZED, 1)  # the kernel does not say whether it cut the frame there
+            continue
+        if vnet_to_packet(frame - VNET_HEADER, packet) == REJECTED:
             count_drop(q.counters, BAD_OFFLOAD, 1)
             continue
         done += 1
