@@ -14,6 +14,7 @@ import platform
 from penstock.datapath.clones import free_clones
 from penstock.datapath.layout import (
     BURST,
+    DROWSY,
     EVENTS_MAX,
     FRAME_RECORD,
     LIST_QUEUES,
@@ -155,7 +156,7 @@ def run_packet_out(worker):
 
 @kernel
 def may_sleep(worker, queues):
-    """After SLEEPING was announced: 1 when really nothing waits."""
+    """After DROWSY was announced: 1 when really nothing waits."""
     w = worker_at(worker)
     if load_acquire(worker + WORKER_QUEUES) != queues or load_acquire(worker + WORKER_STOP) != 0:
         return 0
@@ -172,11 +173,12 @@ def may_sleep(worker, queues):
 def sleep(worker, queues):
     """Wait in epoll until something happens."""
     w = worker_at(worker)
-    store_release(worker + WORKER_STATE, SLEEPING)
+    store_release(worker + WORKER_STATE, DROWSY)
     fence()
     count = 0
     if may_sleep(worker, queues) == 1:
         w.sleeps += 1
+        store_release(worker + WORKER_STATE, SLEEPING)
         count = sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, SLEEP_MILLISECONDS)
     store_release(worker + WORKER_STATE, RUNNING)
     fence()

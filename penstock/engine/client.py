@@ -139,6 +139,10 @@ class EngineClient:
         """Close a port."""
         self._ask("remove_port", name=name)
 
+    def settle(self) -> None:
+        """Say that all wanted ports were added: devices kept from an earlier engine and not claimed disappear."""
+        self._ask("settle")
+
     def driver_stats(self) -> dict[str, dict[str, int]]:
         """Per port, the counters of the device behind it."""
         return dict(self._ask("driver_stats"))

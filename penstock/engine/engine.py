@@ -83,6 +83,14 @@ class Engine:
         self._store.close()
         self.arena.close()
 
+    def settle(self) -> None:
+        """Let go of devices of an earlier engine that no port has claimed: the configuration has been applied."""
+        for name, fds in self._kept.items():
+            self._store.forget(name)
+            for fd in fds:
+                os.close(fd)
+        self._kept.clear()
+
     def info(self) -> dict[str, Any]:
         """What this engine is and runs on."""
         return {

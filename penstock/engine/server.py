@@ -36,6 +36,7 @@ OPERATIONS: dict[str, Operation] = {
     "add_port": lambda engine, request: engine.add_port(PortSpec.from_json(request["spec"])),
     "set_port": lambda engine, request: engine.set_port(PortSpec.from_json(request["spec"])),
     "remove_port": lambda engine, request: engine.remove_port(request["name"]),
+    "settle": lambda engine, _request: engine.settle(),
     "driver_stats": lambda engine, _request: engine.driver_stats(),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),

@@ -20,6 +20,7 @@ from penstock.datapath.layout import (
     LIST_QUEUES,
     POLL_ADAPTIVE,
     POLL_BUSY,
+    RUNNING,
     RXQ,
     RXQ_LIST_MAX,
     SLEEPING,
@@ -98,9 +99,9 @@ class Worker:
         os.eventfd_write(self._kick, 1)
 
     def kick_if_sleeping(self) -> None:
-        """Wake the worker if it sleeps; cheap when it does not."""
+        """Wake the worker if it sleeps or is about to; cheap when it does not."""
         full_fence()
-        if load_acquire(self.address + WORKER_STATE) == SLEEPING:
+        if load_acquire(self.address + WORKER_STATE) != RUNNING:
             self.kick()
 
     @property
@@ -157,6 +158,9 @@ class Workers:
         pool = make_clone_pool(arena.allocate, count)
         self.packet_out = self._record_ring(PACKET_OUT_BYTES)
         self.all: list[Worker] = []
+        if not cpus and (count > 1 or poll == "busy"):
+            # One adaptive worker is left to the scheduler, which knows better what else runs; others must not collide.
+            cpus = sorted(os.sched_getaffinity(0), reverse=True)
         for index in range(count):
             address = self.table + index * WORKER_BYTES
             row = make_worker(arena.allocate, address, index, pool)

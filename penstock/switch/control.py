@@ -146,6 +146,8 @@ class Control:
             await self.link.open()
             try:
                 outcomes = await self.reconcile()
+                if not self.failures:
+                    await self.link.call(lambda client: client.settle())
                 await self.captures.take_over()
             except EngineGone:
                 _log.warning("the engine went away while it was being configured")

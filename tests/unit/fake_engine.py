@@ -139,6 +139,9 @@ class FakeEngine:
         keys = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "rx_dropped", "tx_dropped")
         return {name: dict.fromkeys(keys, 7) for name in self.kept_ports}
 
+    def settle(self) -> None:
+        return None
+
     def driver_stats(self) -> dict[str, dict[str, int]]:
         return {name: {"kernel_dropped": 3} for name in self.kept_ports}
 
