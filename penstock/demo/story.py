@@ -1,0 +1,240 @@
+"""What the demo shows, scene by scene; each scene ends in verdicts on what it claims."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from penstock.demo import traffic
+from penstock.demo.echo import ping
+from penstock.demo.hosts import Host
+from penstock.demo.launch import RunningSwitch
+
+PAUSE = 0.7  # seconds, so that one can follow
+DATAGRAM_RATE = 5000
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A host of the demo: how it is attached, and the VLAN that its port puts it in."""
+
+    name: str
+    kind: str  # of its port
+    vlan: int
+    address: str
+    address6: str
+
+
+# All in one IP subnet, so that nothing but the VLAN keeps them apart.
+GUESTS = (
+    Guest("red1", "tap", 10, "10.0.0.1", "fd00::1"),
+    Guest("red2", "packet", 10, "10.0.0.2", "fd00::2"),
+    Guest("blue1", "tap", 20, "10.0.0.3", "fd00::3"),
+    Guest("blue2", "packet", 20, "10.0.0.4", "fd00::4"),
+)
+
+
+def configuration() -> str:
+    """The configuration file of the demo's switch."""
+    lines = ["[bridge.br0]"]
+    for guest in GUESTS:
+        lines += [f"[bridge.br0.port.{guest.name}]", f'type = "{guest.kind}"']
+        if guest.kind == "packet":
+            lines.append(f'netdev = "{guest.name}"')
+        lines.append(f"tag = {guest.vlan}")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    claim: str
+    holds: bool
+    seen: str
+
+
+@dataclass
+class Story:
+    """The scenes in order, on hosts that are plugged into a running switch."""
+
+    console: Console
+    switch: RunningSwitch
+    hosts: dict[str, Host]
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def tell(self) -> bool:
+        """Show every scene; true when every claim held."""
+        for scene in (
+            self.introduce,
+            self.reachability,
+            self.isolation,
+            self.throughput,
+            self.addresses,
+            self.counters,
+            self.survival,
+        ):
+            scene()
+            time.sleep(PAUSE)
+        self.summary()
+        return all(verdict.holds for verdict in self.verdicts)
+
+    def introduce(self) -> None:
+        self._title("One switch, four hosts, two VLANs")
+        rows = [(guest.name, guest.kind, guest.vlan, guest.address, guest.address6) for guest in GUESTS]
+        self._table(("host", "attached by", "VLAN", "IPv4", "IPv6"), rows)
+        self.console.print(f"{self.switch.ready_line} (process start to here {self.switch.ready_after:.1f} s)")
+
+    def reachability(self) -> None:
+        self._title("Inside a VLAN, hosts reach each other (ICMP echo by the kernels' own stacks)")
+        missing = []
+        for one, other in _pairs(same_vlan=True):
+            for address in (other.address, other.address6):
+                echoes = ping(self.hosts[one.name], address)
+                middle = sorted(echoes.times)[echoes.received // 2] if echoes.times else 0.0
+                self.console.print(
+                    f"  {one.name} to {other.name} ({address}): {echoes.received} of {echoes.sent} replies,"
+                    f" {middle * 1e6:.0f} µs"
+                )
+                if echoes.received < echoes.sent:
+                    missing.append(f"{one.name} to {address}")
+        self._verdict(
+            "hosts of one VLAN reach each other", not missing, ", ".join(missing) or "all replies came, IPv4 and IPv6"
+        )
+
+    def isolation(self) -> None:
+        self._title("Between VLANs, nothing passes (one IP subnet: only the VLAN keeps them apart)")
+        passed = []
+        for one, other in _pairs(same_vlan=False):
+            echoes = ping(self.hosts[one.name], other.address, count=1, timeout=0.3)
+            self.console.print(f"  {one.name} to {other.name} ({other.address}): {echoes.received} of 1 replies")
+            if echoes.received:
+                passed.append(f"{one.name} to {other.name}")
+        self._verdict("hosts of different VLANs do not", not passed, ", ".join(passed) or "no reply came")
+
+    def throughput(self) -> None:
+        self._title("TCP at full speed, in segments of up to 64 KB that the switch never has to cut")
+        for one, other in ((GUESTS[0], GUESTS[1]), (GUESTS[3], GUESTS[2])):
+            before = self.switch.query("stats")
+            with self.console.status(f"{one.name} sends to {other.name} for 3 seconds"):
+                receiving = traffic.receiver(self.hosts[other.name], "tcp", 5001)
+                sending = traffic.sender(self.hosts[one.name], "tcp", other.address, 5001, "--seconds", "3")
+                sent, received = traffic.result(sending), traffic.result(receiving)
+            after = self.switch.query("stats")
+            counted = after[one.name]["rx_bytes"] - before[one.name]["rx_bytes"]
+            frames = after[one.name]["rx_packets"] - before[one.name]["rx_packets"]
+            rate = received["bytes"] * 8 / received["seconds"] / 1e9
+            self.console.print(
+                f"  {one.name} to {other.name}: {received['bytes'] / 1e9:.2f} GB in {received['seconds']:.1f} s,"
+                f" [bold]{rate:.1f} Gb/s[/], {counted // max(frames, 1)} bytes in a frame on average"
+            )
+            self._verdict(
+                f"TCP from {one.name} ({one.kind}) to {other.name} ({other.kind})",
+                sent["bytes"] == received["bytes"] <= counted,
+                f"{rate:.1f} Gb/s; {sent['bytes']} bytes sent, {received['bytes']} received, {counted} counted",
+            )
+
+    def addresses(self) -> None:
+        self._title("The FDB: what the bridge has learned (penstock fdb br0)")
+        entries = self.switch.query("fdb", "br0")
+        rows = [(entry["port"], entry["vlan"], entry["mac"], f"{entry['age']:.1f} s") for entry in entries]
+        self._table(("port", "VLAN", "MAC address", "age"), sorted(rows))
+        known = {(entry["mac"], entry["vlan"]): entry["port"] for entry in entries}
+        wrong = [
+            guest.name for guest in GUESTS if known.get((self.hosts[guest.name].mac("eth0"), guest.vlan)) != guest.name
+        ]
+        self._verdict(
+            "every host is learned on its port and VLAN", not wrong, ", ".join(wrong) or f"{len(rows)} entries"
+        )
+
+    def counters(self) -> None:
+        self._title("Exact counters (penstock stats, penstock drops)")
+        found = self.switch.query("stats")
+        names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "rx_dropped", "tx_dropped")
+        self._table(("port", *names), [(port, *(row[name] for name in names)) for port, row in found.items()])
+        for row in self.switch.query("drops"):
+            self.console.print(f"  {row['port']}: {row['count']} {row['reason']}, {row['text']}")
+
+    def survival(self) -> None:
+        self._title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")
+        one, other = GUESTS[0], GUESTS[1]
+        before, learned = self.switch.query("stats")[one.name]["rx_packets"], self._learned()
+        receiving = traffic.receiver(self.hosts[other.name], "udp", 5002)
+        pace = ("--rate", str(DATAGRAM_RATE), "--seconds", "5")
+        sending = traffic.sender(self.hosts[one.name], "udp", other.address, 5002, *pace)
+        self.console.print(
+            f"  {one.name} sends {DATAGRAM_RATE} numbered datagrams a second to {other.name} for 5 seconds"
+        )
+        time.sleep(1.5)
+        killed = self.switch.kill("control")
+        self.console.print(f"  kill -9 {killed} (control)")
+        answer = self.switch.command("ports")
+        if answer.returncode != 0:
+            self.console.print(f"  meanwhile the command line says: [italic]{answer.stderr.strip()}[/]")
+        seconds = self.switch.await_return("control", killed)
+        self.console.print(f"  a new control process has taken over {seconds:.1f} s later, with the engine as it was")
+        with self.console.status("the datagrams go on"):
+            sent, received = traffic.result(sending)["sent"], traffic.result(receiving)
+        after = self.switch.query("stats")[one.name]["rx_packets"]
+        self._verdict(
+            "no datagram was lost, repeated or put out of order",
+            received["received"] == sent and not received["repeated"] and not received["out_of_order"],
+            f"{received['received']} of {sent} arrived, longest gap {received['longest_gap'] * 1000:.0f} ms",
+        )
+        self._verdict(
+            "counters went on", after >= before + sent, f"{one.name} rx_packets {before} before, {after} after"
+        )
+        kept = learned <= self._learned()
+        self._verdict(
+            "the FDB is intact", kept, f"{len(learned)} entries before, all still there" if kept else "it lost some"
+        )
+
+    def summary(self) -> None:
+        self._title("Verdicts")
+        for verdict in self.verdicts:
+            word = "[bold green]PASS[/]" if verdict.holds else "[bold red]FAIL[/]"
+            self.console.print(f"{word}  {verdict.claim}: {verdict.seen}", soft_wrap=True)
+
+    def instructions(self, entered: bool) -> None:
+        """How to go on by hand while the demo stays up; `entered` tells that it runs in a user namespace."""
+        program = Path(sys.executable).with_name("penstock")
+        command = str(program) if program.exists() else f"{sys.executable} -m penstock.cli"
+        user = f" --target {self.hosts['red1'].path.split('/')[2]} --user --preserve-credentials" if entered else ""
+        self._title("It stays up until Ctrl-C. Try, in another terminal" + ("" if entered else " (as root)"))
+        for guest, other in zip(GUESTS, (GUESTS[1], GUESTS[0], GUESTS[3], GUESTS[2]), strict=True):
+            self._line(f"nsenter{user} --net={self.hosts[guest.name].path} ping {other.address}   # {guest.name}")
+        for verb in ("show", "top", "fdb br0", "stats", "drops", "capture red1 -w - | tshark -r -"):
+            head, _, tail = verb.partition(" | ")
+            self._line(f"{command} {head} --rundir {self.switch.rundir}{' | ' + tail if tail else ''}")
+        self._line(f"edit {self.switch.config} and: {command} reload --rundir {self.switch.rundir}")
+
+    def _learned(self) -> set[tuple[str, int, str]]:
+        return {(entry["mac"], entry["vlan"], entry["port"]) for entry in self.switch.query("fdb", "br0")}
+
+    def _title(self, text: str) -> None:
+        self.console.print(f"\n[bold]{text}[/]")
+
+    def _line(self, text: str) -> None:
+        self.console.print(f"  {text}", soft_wrap=True, markup=False, highlight=False)
+
+    def _table(self, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+        table = Table(*headings, box=None, pad_edge=True, header_style="dim")
+        for row in rows:
+            table.add_row(*map(str, row))
+        self.console.print(table)
+
+    def _verdict(self, claim: str, holds: bool, seen: str) -> None:
+        verdict = Verdict(claim, holds, seen)
+        self.verdicts.append(verdict)
+        word = "[green]PASS[/]" if holds else "[red]FAIL[/]"
+        self.console.print(f"  {word} {claim}: {seen}", soft_wrap=True)
+
+
+def _pairs(same_vlan: bool) -> list[tuple[Guest, Guest]]:
+    return [
+        (one, other) for one in GUESTS for other in GUESTS if one is not other and (one.vlan == other.vlan) == same_vlan
+    ]
