@@ -26,11 +26,17 @@ ENTRIES: list[Entry] = []
 Function = Callable[..., Any]
 
 
-def kernel(function: Function) -> Any:
-    """A helper kernel: int64 in, int64 out, no exceptions, callable from other kernels and from Python."""
-    compiled = njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+def _compile(function: Function, **options: bool) -> Any:
+    compiled = njit(nogil=True, error_model="numpy", boundscheck=False, **options)(function)
+    if numba.config.DISABLE_JIT:
+        compiled.py_func = function  # as a compiled kernel has: the plain function
     KERNELS.append(compiled)
     return compiled
+
+
+def kernel(function: Function) -> Any:
+    """A helper kernel: int64 in, int64 out, no exceptions. Plain Python calls its ``py_func``, which compiles nothing."""
+    return _compile(function)
 
 
 def inlined(function: Function) -> Any:
@@ -38,9 +44,7 @@ def inlined(function: Function) -> Any:
 
     A call of another kernel costs five to ten cycles and a compiled copy costs compile time: keep such kernels short.
     """
-    compiled = njit(nogil=True, error_model="numpy", boundscheck=False, forceinline=True)(function)
-    KERNELS.append(compiled)
-    return compiled
+    return _compile(function, forceinline=True)
 
 
 class Entry:

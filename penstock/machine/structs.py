@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import from_dtype
 
-from penstock.machine.op import Op, make_op
+from penstock.machine.op import Op, make_op, signed
 
 
 def records(dtype: np.dtype[Any], address: int, count: int = 1) -> np.ndarray[Any, np.dtype[Any]]:
@@ -22,12 +22,20 @@ def records(dtype: np.dtype[Any], address: int, count: int = 1) -> np.ndarray[An
     return np.frombuffer(memoryview(memory), dtype=dtype, count=count)
 
 
-class FieldRecord(np.record):  # type: ignore[misc]
-    """A record whose fields come before NumPy's own attributes: a field may be called ``size`` or ``flags``."""
+class PlainRecord:
+    """The twin of a view: fields by name, read as Python integers as wide as they need, cut to the field when written."""
 
-    def __getattribute__(self, name: str) -> Any:
-        fields = np.void.__getattribute__(self, "dtype").fields
-        return self[name] if fields is not None and name in fields else super().__getattribute__(name)
+    __slots__ = ("_row",)
+
+    def __init__(self, row: Any) -> None:
+        object.__setattr__(self, "_row", row)
+
+    def __getattr__(self, name: str) -> int:
+        return int(self._row[name])
+
+    def __setattr__(self, name: str, value: int) -> None:
+        kind = self._row.dtype[name]
+        self._row[name] = np.array(signed(int(value)), dtype=np.int64).astype(kind)
 
 
 def view(dtype: np.dtype[Any]) -> Op:
@@ -39,8 +47,7 @@ def view(dtype: np.dtype[Any]) -> Op:
     def build(context: Any, builder: ir.IRBuilder, address: Any) -> Any:
         return builder.inttoptr(address, context.get_value_type(record_type))
 
-    named = np.dtype((FieldRecord, dtype))
-    return make_op("view", 1, lambda address: records(named, address)[0], build, returns=record_type)
+    return make_op("view", 1, lambda address: PlainRecord(records(dtype, address)[0]), build, returns=record_type)
 
 
 def offset(dtype: np.dtype[Any], field: str) -> int:
