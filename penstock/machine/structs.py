@@ -25,17 +25,15 @@ def records(dtype: np.dtype[Any], address: int, count: int = 1) -> np.ndarray[An
 class PlainRecord:
     """The twin of a view: fields by name, read as Python integers as wide as they need, cut to the field when written."""
 
-    __slots__ = ("_row",)
-
     def __init__(self, row: Any) -> None:
-        object.__setattr__(self, "_row", row)
+        self.__dict__["row"] = row
 
     def __getattr__(self, name: str) -> int:
-        return int(self._row[name])
+        return int(self.__dict__["row"][name])
 
     def __setattr__(self, name: str, value: int) -> None:
-        kind = self._row.dtype[name]
-        self._row[name] = np.array(signed(int(value)), dtype=np.int64).astype(kind)
+        row = self.__dict__["row"]
+        row[name] = np.array(signed(int(value)), dtype=np.int64).astype(row.dtype[name])
 
 
 def view(dtype: np.dtype[Any]) -> Op:
