@@ -38,10 +38,11 @@ def inside() -> bool:
 def _enter_user_namespace() -> NoReturn:
     tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
     if tried.returncode != 0:
-        advice = user_namespaces().advice or "run it as root: sudo make demo"
+        advice = user_namespaces().advice
         raise RightsError(
-            f"not root, and this machine lets users make no namespaces ({tried.stderr.strip()}).\n"
-            f"Either run it as root (sudo make demo), or allow them: {advice}"
+            f"not root, and this user may make no namespaces here ({tried.stderr.strip()}):"
+            " run it as root (sudo make demo)"
+            + (f", or allow them (as root): {advice}" if advice else "")
         )
     arguments = [*UNSHARE, sys.executable, "-m", "penstock.demo", *sys.argv[1:]]
     os.execvpe(arguments[0], arguments, {**os.environ, INSIDE: "1"})
@@ -53,4 +54,4 @@ def _require(holds: object, otherwise: str) -> None:
 
 
 def _in_words(check: Check) -> str:
-    return f"{check.name}: {check.found}; {check.advice}"
+    return f"{check.name} {check.found}; {check.advice} (as root), or run the demo as root: sudo make demo"
