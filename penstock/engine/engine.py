@@ -18,11 +18,12 @@ from penstock.engine.fdstore import FdStore
 from penstock.engine.tables import NO_PEER, NOT_PATCH, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
-from penstock.memory import Arena, ArenaError
+from penstock.memory import Arena, ArenaError, free_huge_bytes
 from penstock.ports import KINDS, Port, PortContext, PortError
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
-ARENA_BYTES = 1 << 30
+PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
+HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
 FOREVER = 1 << 31
 
 
@@ -52,9 +53,10 @@ class Engine:
         cpus: Sequence[int] = (),
         poll: str = "adaptive",
         huge_pages: bool = True,
-        arena_bytes: int = ARENA_BYTES,
+        arena_bytes: int | None = None,
     ) -> None:
-        self.arena = Arena.create(arena_bytes, huge_pages)
+        huge = huge_pages and free_huge_bytes() >= (arena_bytes or HUGE_ARENA_BYTES)
+        self.arena = Arena.create(arena_bytes or (HUGE_ARENA_BYTES if huge else PLAIN_ARENA_BYTES), huge)
         self.tables = Tables(self.arena)
         self.workers = Workers(self.arena, workers, cpus, poll, self.tables.ports_address, self.tables.bridges_address)
         self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
