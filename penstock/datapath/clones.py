@@ -65,8 +65,8 @@ def clone(worker, number, packet):
     w.clone_count += 1
     p = packet_at(packet)
     c = copy_descriptor(buffer, packet)
-    if p.head_len > HEADER_MAX:
-        # Only a packet without a tail has more than HEADER_MAX bytes at its head.
+    if p.head_len > HEADER_MAX and p.tail_len == 0:
+        # With a tail the head has HEADER_MAX bytes and a pushed tag at most, and CLONE_ROOM is enough for those.
         c.head_len = HEADER_MAX
         c.tail = p.head + HEADER_MAX
         c.tail_len = p.head_len - HEADER_MAX
