@@ -18,7 +18,7 @@ class Reason(NamedTuple):
 
 
 REASONS: tuple[Reason, ...] = (
-    Reason("runt", "rx", "shorter than an Ethernet header"),
+    Reason("runt", "rx", "shorter than an Ethernet header, or cut off in its VLAN tag"),
     Reason("oversized", "rx", "longer than a receive buffer, which holds 64 KB and headers"),
     Reason("bad_offload", "rx", "the sender's offload header contradicts the frame (segment size, checksum position)"),
     Reason("multicast_source", "rx", "the source MAC address is a multicast address"),

@@ -40,7 +40,7 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import append
-from penstock.datapath.tags import set_form
+from penstock.datapath.tags import TAG_BYTES, set_form
 from penstock.datapath.trace import (
     DESTINATION_GROUP,
     DESTINATION_KNOWN,
@@ -53,8 +53,9 @@ from penstock.datapath.trace import (
     SOURCE_NEW,
     note,
 )
-from penstock.machine import bswap16, entry, inlined, kernel, load8, load32, load64, shr
+from penstock.machine import bswap16, entry, inlined, kernel, load8, load16, load32, load64, shr
 from penstock.packet.fields import key_offset
+from penstock.packet.parse import is_vlan
 
 DESTINATION, SOURCE = key_offset("eth_dst"), key_offset("eth_src")
 TAG_PRESENT, VID_MASK = 0x1000, 0x0FFF
@@ -116,9 +117,11 @@ def classify(worker, number, packets, count):
         packet = load64(packets + i * 8)
         p = packet_at(packet)
         p.destination = 0
-        if p.head_len < ETHERNET_HEADER:
-            drop(worker, number, RUNT)
-            continue
+        if p.head_len < ETHERNET_HEADER + TAG_BYTES:
+            # A tag that is cut off would put the frame into the VLAN of untagged ones.
+            if p.head_len < ETHERNET_HEADER or is_vlan(load16(p.head + ETHERNET_HEADER - 2)) == 1:
+                drop(worker, number, RUNT)
+                continue
         source_word = load64(p.key + SOURCE)
         source = source_word & MAC_MASK
         if source & GROUP_BIT != 0:

@@ -34,10 +34,12 @@ from penstock.datapath.layout import (
     txq_at,
     worker_at,
 )
+from penstock.datapath.tags import TAG_BYTES
 from penstock.datapath.trace import CHECKSUMMED, SEGMENTED, SENT, note
-from penstock.machine import call3, cas, entry, kernel, load8, load64, pause, store64, store_release
+from penstock.machine import call3, cas, entry, kernel, load8, load16, load64, pause, store64, store_release
 from penstock.memory import pool_get, pool_put
 from penstock.packet.checksum import finish_checksum
+from penstock.packet.parse import is_vlan
 from penstock.packet.protocols import SCTP_CHECKSUM
 from penstock.packet.segment import segment_count, segment_header, segmentation_at
 
@@ -101,7 +103,9 @@ def layer3_length(packet):
     p = packet_at(packet)
     start = p.l3
     if start == 0:
-        start = ETHERNET_HEADER + 4 * p.tagged
+        start = ETHERNET_HEADER
+        while p.head_len >= start + TAG_BYTES and is_vlan(load16(p.head + start - 2)) == 1:
+            start += TAG_BYTES
     if p.gso_type == 0:
         return p.head_len + p.tail_len - start
     if p.gso_type == GSO_UDP:
