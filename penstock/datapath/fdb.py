@@ -3,7 +3,7 @@
 A hash table of 64-byte buckets, four entries each. An entry lies in the bucket that its hash names or in that bucket's
 neighbour (the other half of the same 128 bytes). An entry is two words:
 ``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, and
-the second above bit 32; a value of 0 means free.
+the second above bit 32; a value of 0 means free. Places never used have a key that no address has.
 
 Readers take no lock: they read key, value, key. Workers insert under one of 64 spin locks. Refreshing, moving and
 expiring an entry is a compare-and-swap of its value, so the control process expires entries without any lock and may
@@ -48,12 +48,14 @@ FDB = np.dtype(
     ],
     align=True,
 )
+ENTRY = np.dtype([("key", "i8"), ("value", "i8")])
 BUCKET_BYTES = 64
 SLOTS = 4
 PORT_MASK = 0xFFFF
 VALID, STATIC = 1 << 16, 1 << 17
 SECOND_SHIFT = 32
 MAC_MASK = (1 << 48) - 1
+NO_KEY = -1  # not 0: that is the address of zeros in VLAN 0
 COUNT, EVICTED, REFUSED = offset(FDB, "count"), offset(FDB, "evicted"), offset(FDB, "refused")
 LOCKS_AT = offset(FDB, "locks")
 
@@ -74,6 +76,7 @@ def fdb_init(fdb: int, limit: int) -> None:
     """Make the zeroed memory at ``fdb`` an empty database."""
     row = records(FDB, fdb)[0]
     row["buckets"], row["mask"], row["limit"] = fdb + FDB.itemsize, fdb_buckets(limit) - 1, limit
+    records(ENTRY, fdb + FDB.itemsize, fdb_buckets(limit) * SLOTS)["key"] = NO_KEY
 
 
 @inlined
@@ -172,8 +175,7 @@ def fdb_insert(worker, fdb, bucket, key, port):
                 return 0
             # An expired entry of this key is used again, so that a key never stands in two places.
             free = slot
-            break
-        if value == 0:
+        elif value == 0:
             if free == 0:
                 free = slot
         elif value & STATIC == 0 and value >> SECOND_SHIFT < oldest_second:
@@ -184,7 +186,7 @@ def fdb_insert(worker, fdb, bucket, key, port):
     elif oldest != 0:
         # The expired entry of this key, if any, must not stay beside the new one.
         if free != 0 and load64(free) == key:
-            store64(free, 0)
+            store64(free, NO_KEY)
         free = oldest
         store_release(free + 8, 0)
         atomic_add(fdb + EVICTED, 1)
@@ -223,21 +225,16 @@ def fdb_expire(fdb, before, port):
 def fdb_add_static(fdb, key, port, now):
     """Add or replace an entry that neither ages nor moves: 1, or 0 when there is no room. The main thread only."""
     bucket = fdb_bucket(fdb, key)
-    found = fdb_find(bucket, key)
-    value = port | VALID | STATIC | (now << SECOND_SHIFT)
-    if found != 0:
-        if load_acquire(found + 8) == 0:
-            atomic_add(fdb + COUNT, 1)
-        store_release(found + 8, value)
-        return 1
     lock = fdb_lock(fdb, bucket)
-    stored = 0
+    place = fdb_find(bucket, key)
     for step in range(2 * SLOTS):
-        slot = (bucket & ~(2 * BUCKET_BYTES - 1)) + step * 16
-        if stored == 0 and load_acquire(slot + 8) == 0:
-            store64(slot, key)
-            store_release(slot + 8, value)
+        slot = (bucket ^ ((step & SLOTS) << 4)) + (step & (SLOTS - 1)) * 16
+        if place == 0 and load_acquire(slot + 8) == 0:
+            place = slot
+    if place != 0:
+        if load_acquire(place + 8) == 0:
             atomic_add(fdb + COUNT, 1)
-            stored = 1
+        store_release(place, key)
+        store_release(place + 8, port | VALID | STATIC | (now << SECOND_SHIFT))
     store_release(lock, 0)
-    return stored
+    return int(place != 0)
