@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.machine import kernel, load64, records, store64, view
+from penstock.machine import kernel, load64, pause, records, store64, view
 from penstock.memory.ring import mpmc_bytes, mpmc_init, mpmc_pop, mpmc_push
 
 CACHE_SLOTS = 64
@@ -82,10 +82,14 @@ def pool_put(cache, buffer):
 
 @kernel
 def cache_drain(cache, keep):
-    """Move all but ``keep`` buffers of the cache to the shared ring (which holds all of the pool, so has room)."""
+    """Move all but ``keep`` buffers of the cache to the shared ring.
+
+    The ring holds all of the pool, so it is full only for the instant that another thread takes to end its ``mpmc_pop``.
+    """
     c = cache_at(cache)
     ring = pool_at(c.pool).ring
     while c.count > keep:
         c.count -= 1
-        mpmc_push(ring, load64(cache + SLOTS + c.count * 8))
+        while mpmc_push(ring, load64(cache + SLOTS + c.count * 8)) == 0:
+            pause()
     return 0
