@@ -3,7 +3,7 @@
 The writer reserves, fills and commits; the reader peeks and releases. The only shared words are the two byte
 counters, each written by one side, so either side may die between any two instructions and the other goes on: an
 uncommitted record was never there, an unreleased one is read again. A full ring costs the writer one addition to
-``lost``.
+``lost``. A record has at most half the ring's bytes: for a longer one there may never be room, even in an empty ring.
 
 Layout: RECORD_RING header of three cache lines, then ``size`` bytes. A record is its length (8 bytes), then the payload
 padded to 8 bytes, never wrapped: a length of -1 tells the reader to go on at the start.
