@@ -1,7 +1,7 @@
 """Worker threads: started pinned, given queues, woken, waited for. Used by the engine's main thread alone.
 
 What workers follow (their lists of queues, ports' and bridges' tables) is replaced by a pointer store; ``quiesce``
-then returns when no worker can still hold the old pointer, because each has begun a later turn or sleeps.
+then returns when no worker can still hold the old pointer, because each has begun a later turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from penstock.datapath.layout import (
     RUNNING,
     RXQ,
     RXQ_LIST_MAX,
-    SLEEPING,
     WORKER,
     WORKER_BYTES,
     WORKER_STATE,
@@ -107,10 +106,6 @@ class Worker:
     @property
     def turns(self) -> int:
         return int(load_acquire(self.address + WORKER_TURNS))
-
-    @property
-    def asleep(self) -> bool:
-        return bool(load_acquire(self.address + WORKER_STATE) == SLEEPING)
 
     def add_queue(self, rxq: int) -> None:
         """Take a queue into the list; ``publish`` makes it seen."""
@@ -207,12 +202,16 @@ class Workers:
             worker.kick_if_sleeping()
 
     def quiesce(self) -> None:
-        """Return when nothing that workers could follow before this call is in use. Raises RuntimeError when stuck."""
+        """Return when nothing that workers could follow before this call is in use. Raises RuntimeError when stuck.
+
+        A worker that sleeps is woken for a turn: between saying so and waiting it still looks at its old queues.
+        """
         full_fence()
         deadline = time.monotonic() + QUIESCE_SECONDS
-        for worker in self.all:
-            before = worker.turns
-            while worker.turns < before + 2 and not worker.asleep:
+        before = [worker.turns for worker in self.all]
+        for worker, turns in zip(self.all, before, strict=True):
+            while worker.turns == turns:
+                worker.kick_if_sleeping()
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"worker {worker.row['index']} did not begin a turn in {QUIESCE_SECONDS} s")
                 time.sleep(20e-6)
