@@ -3,15 +3,16 @@
 A turn asks every queue without a descriptor, and those of the others that had frames at the last look; epoll tells
 which of the quiet ones have some now. At the start of a turn the worker adds one to ``turns`` and reads its list of
 queues again: when the main thread has replaced the list (or any pointer that workers follow) and has seen a later
-turn begin, or the worker asleep, nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is
-ready or its kick eventfd is written.
+turn begin, nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is ready or its kick eventfd
+is written.
 """
 
 from __future__ import annotations
 
 import platform
 
-from penstock.datapath.clones import free_clones
+from penstock.datapath.clones import drop, free_clones
+from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.layout import (
     BURST,
     DROWSY,
@@ -248,6 +249,8 @@ def trace_packet(worker, number, packet):
     store64(w.burst, packet)
     update_clock(worker, cycles())
     call3(w.parse, number, w.burst, 1)
+    if port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
+        return drop(worker, number, INGRESS_DOWN)
     call4(w.normal, worker, number, w.burst, 1)
     return call1(w.flush, worker)
 
