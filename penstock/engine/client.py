@@ -179,7 +179,11 @@ class EngineClient:
         raise EngineError(f"no port '{port}'; there are: {', '.join(self._numbers().values()) or 'none'}")
 
     def _counters(self, number: int) -> Any:
-        return records(COUNTERS, int(self._ports["counters"][number]), MAX_WORKERS)
+        address = int(self._ports["counters"][number])
+        if not address:
+            # The engine removed the port since its number was read.
+            return np.zeros(MAX_WORKERS, dtype=COUNTERS)
+        return records(COUNTERS, address, MAX_WORKERS)
 
     def port_counters(self) -> dict[str, dict[str, int]]:
         """Per port: packets and bytes each way, and drops by direction (the sums of ``drops``)."""

@@ -98,9 +98,10 @@ class Tables:
     def add_port(self, number: int, name: str, bridge: int, config: int, mtu: int, patch: bool) -> Any:
         """Fill a port's row, still down; the row."""
         row = self.ports[number]
-        row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
-        row["txqs"] = self._arena.allocate(MAX_WORKERS * TXQ_BYTES)
         row["bridge"], row["config"], row["mtu"], row["capture"] = bridge, config, mtu, 0
+        # One more than there are workers: a tracer is no worker, and has an index.
+        row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
+        row["txqs"] = self._arena.allocate((MAX_WORKERS + 1) * TXQ_BYTES)
         row["peer"] = NO_PEER if patch else NOT_PATCH
         row["name"] = name.encode()
         row["state"] = PORT_DOWN
@@ -136,8 +137,9 @@ class Tables:
         row = self.ports[number]
         row["state"] = PORT_FREE
         for field in ("counters", "txqs", "config"):
-            self._arena.free(int(row[field]))
-            row[field] = 0
+            address, row[field] = int(row[field]), 0
+            if address:
+                self._arena.free(address)
         row["name"] = b""
 
     def counters(self, number: int) -> np.ndarray[Any, np.dtype[Any]]:
