@@ -1,0 +1,136 @@
+"""NORMAL forwarding as 802.1Q and ovs-vswitchd.conf.db(5) tell it (Port table: vlan_mode, tag, trunks), frame by frame.
+
+A slow twin of datapath/normal.py with patch ports, on bytes and dictionaries. What the manual leaves open is taken from
+what bridges do: frames that end inside a header are dropped, so are those from a group address and those to the
+link-local groups; addresses are learned per VLAN from frames that were admitted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+ETHERNET, TAG = 14, 4
+TPIDS = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
+
+
+@dataclass
+class NaivePort:
+    """``trunks`` empty means every VLAN; ``peer`` names the other end of a patch."""
+
+    name: str
+    bridge: str
+    mode: str = "trunk"
+    tag: int | None = None
+    trunks: tuple[int, ...] = ()
+    mtu: int = 1500
+    peer: str | None = None
+    sent: list[bytes] = field(default_factory=list)
+    rx_bytes: int = 0
+    rx_packets: int = 0
+    tx_bytes: int = 0
+    tx_packets: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def native(self) -> int:
+        """The VLAN of frames without a tag."""
+        return 0 if self.mode == "trunk" else self.tag or 0
+
+    def carries(self, vlan: int) -> bool:
+        """Whether the port is a member of the VLAN: a native VLAN is always carried."""
+        if self.mode == "access":
+            return vlan == self.tag
+        return not self.trunks or vlan in self.trunks or (self.mode != "trunk" and vlan == self.native)
+
+    def leaves_tagged(self, vlan: int) -> bool:
+        """Whether frames of the VLAN leave with a tag."""
+        if self.mode == "access" or vlan == 0:
+            return False
+        return not (self.mode == "native-untagged" and vlan == self.native)
+
+
+def tag_of(frame: bytes) -> bytes | None:
+    """The outermost tag (TPID and TCI), or None; a tag that is cut off is none."""
+    return frame[12:16] if frame[12:14] in TPIDS and len(frame) >= ETHERNET + TAG else None
+
+
+def vlan_in(tag: bytes | None) -> int:
+    """The VLAN that a tag names; 0 for a priority tag or none."""
+    return int.from_bytes(tag[2:], "big") & 0xFFF if tag else 0
+
+
+def with_vlan(frame: bytes, vlan: int) -> bytes:
+    """The frame tagged for a VLAN, the priority of its tag kept, or for VLAN 0 without its tag."""
+    tag = tag_of(frame)
+    rest = frame[16:] if tag else frame[12:]
+    if vlan == 0:
+        return frame[:12] + rest
+    priority = int.from_bytes(tag[2:], "big") & 0xF000 if tag else 0
+    return frame[:12] + (tag[:2] if tag else b"\x81\x00") + (priority | vlan).to_bytes(2, "big") + rest
+
+
+def payload_bytes(frame: bytes) -> int:
+    """What counts against an MTU: the frame without Ethernet header and tags."""
+    at = ETHERNET
+    while frame[at - 2 : at] in TPIDS and len(frame) >= at + TAG:
+        at += TAG
+    return len(frame) - at
+
+
+class NaiveSwitch:
+    """Bridges whose ports may be joined by patches; ``fdb`` maps (bridge, VLAN, MAC address) to the port's name."""
+
+    def __init__(self, ports: list[NaivePort]) -> None:
+        self.ports = {port.name: port for port in ports}
+        self.fdb: dict[tuple[str, int, bytes], str] = {}
+
+    def receive(self, name: str, frame: bytes) -> None:
+        """A frame comes in by a port."""
+        port = self.ports[name]
+        port.rx_packets += 1
+        port.rx_bytes += len(frame)
+        if reason := self._forward(port, frame):
+            port.drops[reason] += 1
+
+    def _forward(self, port: NaivePort, frame: bytes) -> str | None:
+        """The reason for which the frame is dropped at its entry, if it is."""
+        tag = tag_of(frame)
+        if len(frame) < ETHERNET or (frame[12:14] in TPIDS and tag is None):
+            return "runt"
+        destination, source = frame[:6], frame[6:12]
+        if source[0] & 1:
+            return "multicast_source"
+        if destination[:5] == bytes.fromhex("0180c20000") and destination[5] < 16:
+            return "reserved_multicast"
+        if port.mode == "access" and vlan_in(tag) != 0:
+            return "vlan_tagged_on_access"
+        vlan = vlan_in(tag) or port.native
+        if not port.carries(vlan):
+            return "vlan_not_member"
+        self.fdb[port.bridge, vlan, source] = port.name
+        known = None if destination[0] & 1 else self.fdb.get((port.bridge, vlan, destination))
+        if known == port.name:
+            return "same_port"
+        outputs = [other for other in self._others(port, vlan) if known in (None, other.name)]
+        for other in outputs:
+            self._send(other, with_vlan(frame, vlan if other.leaves_tagged(vlan) else 0))
+        return None if outputs else "no_destination"
+
+    def _others(self, port: NaivePort, vlan: int) -> list[NaivePort]:
+        return [
+            other
+            for other in self.ports.values()
+            if other is not port and other.bridge == port.bridge and other.carries(vlan)
+        ]
+
+    def _send(self, port: NaivePort, frame: bytes) -> None:
+        if port.peer is None and payload_bytes(frame) > port.mtu:
+            port.drops["mtu_exceeded"] += 1
+            return
+        port.tx_packets += 1
+        port.tx_bytes += len(frame)
+        if port.peer is None:
+            port.sent.append(frame)
+        else:
+            self.receive(port.peer, frame)
