@@ -159,6 +159,7 @@ class Packet(Port):
         link = self._link()
         if link is None:
             return "error", f"netdev '{self.netdev}' was deleted or moved to another network namespace"
+        self.mtu = link.mtu  # the operator may have changed it with ip link
         if not link.up:
             return "down", f"netdev '{self.netdev}' is down: ip link set {self.netdev} up"
         if not link.carrier:
