@@ -154,7 +154,7 @@ RXQ_LIST = np.dtype(
 )  # polled ones first
 LIST_QUEUES = offset(RXQ_LIST, "queues")
 
-RUNNING, DROWSY, SLEEPING = range(3)  # drowsy: looking a last time before it sleeps; to be kicked, not yet quiet
+RUNNING, SLEEPING = range(2)  # sleeping: waits, or looks a last time before; to be kicked
 POLL_ADAPTIVE, POLL_BUSY = 0, 1
 EVENTS_MAX = 64
 CLONES_MAX = 512

@@ -15,7 +15,6 @@ from penstock.datapath.clones import drop, free_clones
 from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.layout import (
     BURST,
-    DROWSY,
     EVENTS_MAX,
     FRAME_RECORD,
     LIST_QUEUES,
@@ -157,7 +156,7 @@ def run_packet_out(worker):
 
 @kernel
 def may_sleep(worker, queues):
-    """After DROWSY was announced: 1 when really nothing waits."""
+    """After SLEEPING was announced: 1 when really nothing waits."""
     w = worker_at(worker)
     if load_acquire(worker + WORKER_QUEUES) != queues or load_acquire(worker + WORKER_STOP) != 0:
         return 0
@@ -174,12 +173,11 @@ def may_sleep(worker, queues):
 def sleep(worker, queues):
     """Wait in epoll until something happens."""
     w = worker_at(worker)
-    store_release(worker + WORKER_STATE, DROWSY)
+    store_release(worker + WORKER_STATE, SLEEPING)
     fence()
     count = 0
     if may_sleep(worker, queues) == 1:
         w.sleeps += 1
-        store_release(worker + WORKER_STATE, SLEEPING)
         count = sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, SLEEP_MILLISECONDS)
     store_release(worker + WORKER_STATE, RUNNING)
     fence()

@@ -35,7 +35,7 @@ def _compile(function: Function, **options: bool) -> Any:
 
 
 def kernel(function: Function) -> Any:
-    """A helper kernel: int64 in, int64 out, no exceptions. Plain Python calls its ``py_func``, which compiles nothing."""
+    """A helper kernel: int64 in and out, no exceptions. Plain Python calls its ``py_func``, which compiles nothing."""
     return _compile(function)
 
 
