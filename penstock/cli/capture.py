@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import click
 
 from penstock.cli.options import rundir_option
-from penstock.switch.client import ControlClient, ControlError
+from penstock.switch.client import ControlClient, ControlError, Stream
 
 
 @click.command()
@@ -29,47 +29,46 @@ def command(port: str, file: str, count: int | None, snaplen: int, rundir: Path)
 
     Into Wireshark: penstock capture PORT -w - | wireshark -k -i -
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
     messages = ControlClient(rundir).stream("capture", port=port, snaplen=snaplen)
-    next(messages)  # the port is known and the capture runs: only now is the file made
+    # The port is known and the capture runs: only now is the file made.
     with _opened(file) as stream:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A shell starts background jobs with SIGINT ignored, so that it ends only what is in front.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda _number, _frame: messages.stop())
         click.echo(f"capturing on port {port}", err=True)
-        ended = _write(stream, messages, port, snaplen, count)
-    if not ended:
+        try:
+            _write(stream, messages, port, snaplen, count)
+        except BrokenPipeError:
+            # Who read the pipe has seen enough. What could not be written there must not be tried again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    if not messages.stopped:
         raise ControlError("the control process ended the capture; what was written until then is whole")
 
 
-def _write(stream: IO[bytes], messages: Iterator[Any], port: str, snaplen: int, count: int | None) -> bool:
-    """Write until enough or interrupted (true), or until the control process ends it (false)."""
+def _write(stream: IO[bytes], messages: Stream, port: str, snaplen: int, count: int | None) -> None:
+    """Write until there is enough or either side stops the messages."""
     from penstock.observe.pcapng import PcapngWriter
 
     writer = PcapngWriter(stream)
     interface = writer.interface(port, snaplen)
     writer.flush()
     written = lost = 0
-    ended = False
-    try:
-        for message in messages:
-            lost = message["lost"]
-            for time_ns, direction, wire_length, data in message["frames"]:
-                writer.frame(interface, time_ns, direction, wire_length, base64.b64decode(data))
-                written += 1
-                if written == count:
-                    break
-            writer.flush()
+    for message in messages:
+        lost = message["lost"]
+        for time_ns, direction, wire_length, data in message["frames"]:
             if written == count:
-                ended = True
                 break
-    except KeyboardInterrupt:
-        ended = True
-    except BrokenPipeError:
-        # Who read the pipe has seen enough; nothing more can be written, not even at exit.
-        sys.stdout = None
-        return True
+            writer.frame(interface, time_ns, direction, wire_length, base64.b64decode(data))
+            written += 1
+        writer.flush()
+        if written == count:
+            messages.stop()
+            break
     writer.statistics(interface, lost)
     writer.flush()
     click.echo(f"{written} frames captured, {lost} lost", err=True)
-    return ended
 
 
 def _opened(file: str) -> AbstractContextManager[IO[bytes]]:

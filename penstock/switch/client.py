@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from penstock.switch.rundir import CONTROL_SOCKET, LOCK, lock_holder
 from penstock.switch.status import SupervisorStatus
@@ -21,6 +22,27 @@ class ControlError(Exception):
     """The request failed: the text is a plain sentence for the operator."""
 
 
+class Stream:
+    """Messages from a verb that keeps sending; iterate until it ends, from either side."""
+
+    def __init__(self, connection: socket.socket, replies: BinaryIO) -> None:
+        self._connection = connection
+        self._replies = replies
+        self.stopped = False
+
+    def stop(self) -> None:
+        """End the stream from this side; what has arrived is still iterated over. Callable from a signal handler."""
+        self.stopped = True
+        with suppress(OSError):  # the other side may have closed it at the same time
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._connection, self._replies:
+            for line in self._replies:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
 class ControlClient:
     def __init__(self, rundir: Path) -> None:
         self.rundir = rundir
@@ -30,13 +52,17 @@ class ControlClient:
         with self._connect() as connection, connection.makefile("rb") as replies:
             return self._reply(self._ask(connection, verb, arguments, replies.readline))
 
-    def stream(self, verb: str, **arguments: Any) -> Iterator[Any]:
-        """The verb's first result, then each message until the control process closes. Raises ControlError."""
-        with self._connect() as connection, connection.makefile("rb") as replies:
-            yield self._reply(self._ask(connection, verb, arguments, replies.readline))
-            connection.settimeout(None)
-            for line in replies:
-                yield json.loads(line)
+    def stream(self, verb: str, **arguments: Any) -> Stream:
+        """What a streaming verb sends. Raises ControlError when the verb cannot be begun."""
+        connection = self._connect()
+        replies = connection.makefile("rb")
+        try:
+            self._reply(self._ask(connection, verb, arguments, replies.readline))
+        except ControlError:
+            connection.close()
+            raise
+        connection.settimeout(None)
+        return Stream(connection, replies)
 
     def status(self) -> SupervisorStatus | None:
         return SupervisorStatus.read(self.rundir)
@@ -87,4 +113,6 @@ class ControlClient:
         child = getattr(status, role) if status is not None else None
         if child is None or not child.history:
             return f"the {name} is starting"
+        if child.running and child.ready >= child.started:
+            return f"the {name} runs but does not answer yet"
         return f"the {name} is down: it {child.history}"

@@ -154,10 +154,10 @@ class Control:
                 continue
             made = sum(1 for outcome in outcomes if not outcome.error)
             if outcomes:
-                _log.info("the engine is as desired: %d changes made, %d failed", made, len(self.failures))
+                _log.info("configured the engine: %d changes made, %d failed", made, len(self.failures))
             else:
                 _log.info("took over a running engine that is as desired: nothing to change")
-            failed = {name: error for (what, name), error in self.failures.items() if what == "port"}
+            failed = [name for what, name in self.failures if what == "port"]
             self.notify({"bridges": len(self.desired.bridges), "ports": len(self.desired.ports), "failed": failed})
             await self.link.wait_lost()
             _log.warning("the engine is gone; waiting for it to come back")

@@ -36,12 +36,16 @@ class FdKeeper:
         """Handle one message that is waiting; False when the engine's end is closed."""
         if self._ours is None:
             return False
+        fds: list[int] = []
         try:
             data, fds, _flags, _address = socket.recv_fds(self._ours, MESSAGE_BYTES, MAX_DESCRIPTORS)
             if not data:
                 return False
             self._handle(json.loads(data), fds)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, ValueError):
+            # The engine went away or does not speak our language; what it stored before stays.
+            for descriptor in fds:
+                os.close(descriptor)
             return False
         return True
 

@@ -4,7 +4,7 @@ One thread around a selector; it holds no state of the switch but duplicates of 
 and imports nothing that could take long or fail late: it must outlive whatever it watches.
 
 The control process tells by a line of JSON on an inherited pipe ($PENSTOCK_NOTIFY) each time the engine is up and the
-configuration applied: {"bridges": N, "ports": N, "failed": {port: error}}.
+configuration applied: {"bridges": N, "ports": N, "failed": [ports]}. Why a port failed the control process itself says.
 """
 
 from __future__ import annotations
@@ -133,12 +133,17 @@ class Supervisor:
     def _turn(self) -> None:
         waits = [child.restart_at - time.monotonic() for child in self._children() if child.restart_at is not None]
         timeout = max(0.0, min(waits)) if waits else None
-        for key, _events in self.selector.select(timeout):
-            key.data()
+        self._dispatch(timeout)
         for child in self._children():
             if not self.stopping and child.restart_at is not None and child.restart_at <= time.monotonic():
                 child.status.restarts += 1
                 self._start(child)
+
+    def _dispatch(self, timeout: float | None) -> None:
+        """Wait for events and handle them; a handler may end the watch on what another event of the batch is about."""
+        for key, _events in self.selector.select(timeout):
+            if key.fd in self.selector.get_map():
+                key.data()
 
     def _children(self) -> tuple[Child, Child]:
         return (self.engine, self.control)
@@ -195,7 +200,10 @@ class Supervisor:
     def _on_notify(self) -> None:
         *lines, self._notified = (self._notified + os.read(self._notify_read, 65536)).split(b"\n")
         for line in lines:
-            self._ready(json.loads(line))
+            try:
+                self._ready(json.loads(line))
+            except ValueError:
+                _say("a message from the control process was cut off, as when it is killed; it is ignored")
 
     def _ready(self, message: dict[str, Any]) -> None:
         now = time.time()
@@ -215,12 +223,11 @@ class Supervisor:
             return
         self.announced = True
         failed = message["failed"]
-        made = message["ports"] - len(failed)
-        ports = _count(message["ports"], "port") if not failed else f"{made} of {_count(message['ports'], 'port')}"
+        ports = _count(message["ports"], "port")
+        if failed:
+            ports = f"{message['ports'] - len(failed)} of {ports} (failed, and tried again: {', '.join(failed)})"
         seconds = time.monotonic() - self.began
         print(f"ready: {_count(message['bridges'], 'bridge')}, {ports}, forwarding after {seconds:.1f} s", flush=True)
-        for error in failed.values():
-            _say(error)
 
     def _catch_signals(self) -> socket.socket:
         """A socket that becomes readable when SIGTERM or SIGINT comes."""
@@ -252,8 +259,7 @@ class Supervisor:
                     child.process.kill()
                     self._reap(child)
                     break
-                for key, _events in self.selector.select(remaining):
-                    key.data()
+                self._dispatch(remaining)
 
 
 def engine_command(rundir: Path, settings: EngineSettings) -> list[str]:

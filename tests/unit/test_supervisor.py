@@ -55,7 +55,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> 
 class Running:
     """A supervisor in a process of its own."""
 
-    def __init__(self, directory: Path, engine: str = WAIT, control: str = READY.replace("FAILED", "{}")) -> None:
+    def __init__(self, directory: Path, engine: str = WAIT, control: str = READY.replace("FAILED", "[]")) -> None:
         self.rundir = directory / "run"
         for name, text in (("engine.py", engine), ("control.py", control)):
             (directory / name).write_text(textwrap.dedent(text))
@@ -115,12 +115,23 @@ def test_starts_both_says_ready_and_stops_them(start: Callable[..., Running], nu
             os.kill(child.pid, 0)
 
 
-def test_ready_line_counts_failed_ports_and_says_why(start: Callable[..., Running]) -> None:
-    running = start(control=READY.replace("FAILED", '{"eth1": "port eth1: net device veth0 does not exist"}'))
+def test_ready_line_names_failed_ports(start: Callable[..., Running]) -> None:
+    running = start(control=READY.replace("FAILED", '["eth1"]'))
     running.ready()
-    _code, out, err = running.end()
-    assert "1 of 2 ports" in out
-    assert "port eth1: net device veth0 does not exist" in err
+    _code, out, _err = running.end()
+    assert out.startswith("ready: 1 bridge, 1 of 2 ports (failed, and tried again: eth1), forwarding after ")
+
+
+def test_a_message_cut_off_does_not_disturb(start: Callable[..., Running]) -> None:
+    control = READY.replace("FAILED", "[]").replace(
+        "os.write(", "os.write(int(os.environ['PENSTOCK_NOTIFY']), b'{\\n'); os.write(", 1
+    )
+    running = start(control=control)
+    running.ready()
+    code, out, err = running.end()
+    assert code == 0
+    assert out.startswith("ready: ")
+    assert "a message from the control process was cut off" in err
 
 
 @pytest.mark.parametrize("role", ["engine", "control"])
@@ -165,7 +176,7 @@ def test_a_bad_configuration_ends_without_more_words(start: Callable[..., Runnin
 
 
 def test_a_child_that_ignores_sigterm_is_killed(start: Callable[..., Running]) -> None:
-    stubborn = READY.replace("FAILED", "{}").replace("lambda *_: sys.exit(0)", "signal.SIG_IGN")
+    stubborn = READY.replace("FAILED", "[]").replace("lambda *_: sys.exit(0)", "signal.SIG_IGN")
     running = start(control=stubborn)
     running.ready()
     code, _out, err = running.end()
@@ -266,6 +277,13 @@ def test_descriptors_outlive_a_killed_engine(start: Callable[..., Running], tmp_
         os.kill(pid, signal.SIGKILL)
         pid, found = wait_for(lambda old=pid: (new := report()) and new[0] != old and new, "next engine")
         assert found == expected
+
+
+def test_an_engine_that_talks_nonsense_to_the_store(start: Callable[..., Running]) -> None:
+    nonsense = "import os, socket\nsocket.socket(fileno=int(os.environ['PENSTOCK_FDSTORE'])).send(b'what?')\n" + WAIT
+    running = start(engine=nonsense)
+    running.ready()
+    assert running.end()[0] == 0
 
 
 def test_without_a_supervisor_the_store_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
