@@ -9,6 +9,7 @@ packet-ins and write packet-outs; any number may do the rest. Not thread-safe.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,9 @@ class EngineClient:
             send_message(self._socket, {"op": operation, **operands})
             reply, _ = receive_message(self._socket)
         except (OSError, ValueError) as error:
+            # A late answer would be taken for that to the next question.
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             raise EngineGone(f"the engine does not answer: {error}") from error
         if not reply["ok"]:
             raise EngineError(reply["error"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.datapath.fdb import fdb_expire
-from penstock.datapath.layout import OFFLOAD_NAMES, PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.datapath.layout import OFFLOAD_NAMES, PORT, PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
 from penstock.engine.tables import NO_PEER, NOT_PATCH, Tables
 from penstock.engine.workers import Workers
@@ -25,6 +25,7 @@ from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
 FOREVER = 1 << 31
+NAME_BYTES = PORT["name"].itemsize
 
 
 class EngineFault(Exception):
@@ -111,6 +112,7 @@ class Engine:
 
     def add_bridge(self, spec: BridgeSpec) -> None:
         """Add an empty bridge."""
+        _check_name("bridge", spec.name)
         if spec.name in self.bridges:
             raise EngineFault(f"bridge '{spec.name}' exists already")
         try:
@@ -174,6 +176,7 @@ class Engine:
     def add_port(self, spec: PortSpec) -> int:
         """Open a port and let it forward; its number."""
         bridge, _ = self._bridge(spec.bridge)
+        _check_name("port", spec.name)
         if spec.name in self.ports:
             raise EngineFault(f"port '{spec.name}' exists already, on bridge '{self.ports[spec.name].spec.bridge}'")
         if spec.kind not in KINDS:
@@ -190,9 +193,12 @@ class Engine:
         opened = OpenPort(number, spec, port)
         try:
             self._install(opened, bridge)
-        except (ArenaError, OSError) as error:
+        except BaseException as error:
+            # Whatever went wrong, nothing half-made stays.
             self._uninstall(opened)
-            raise EngineFault(_naming(spec.name, error)) from error
+            if isinstance(error, ArenaError | OSError):
+                raise EngineFault(_naming(spec.name, error)) from error
+            raise
         self._link_patches()
         return number
 
@@ -328,6 +334,11 @@ class Engine:
     def driver_stats(self) -> dict[str, dict[str, int]]:
         """Counters of the ports' devices."""
         return {name: opened.port.driver_stats() for name, opened in self.ports.items()}
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 0 < len(name.encode()) <= NAME_BYTES:
+        raise EngineFault(f"{what} '{name}': a name has 1 to {NAME_BYTES} bytes, not {len(name.encode())}")
 
 
 def _naming(name: str, error: Exception) -> str:

@@ -47,10 +47,33 @@ def receive_message(connection: socket.socket, fd_count: int = 0) -> tuple[dict[
         header += _receive_exactly(connection, LENGTH.size - len(header))
     else:
         header = _receive_exactly(connection, LENGTH.size)
-    (length,) = LENGTH.unpack(header)
+    return _decode(_receive_exactly(connection, _length(header))), fds
+
+
+def take_message(received: bytearray) -> dict[str, Any] | None:
+    """Take the first message off what was received so far; None until it is whole. Raises ValueError (not one)."""
+    if len(received) < LENGTH.size:
+        return None
+    end = LENGTH.size + _length(received)
+    if len(received) < end:
+        return None
+    data = bytes(received[LENGTH.size : end])
+    del received[:end]
+    return _decode(data)
+
+
+def _length(header: bytes | bytearray) -> int:
+    (length,) = LENGTH.unpack_from(header)
     if length > LENGTH_MAX:
         raise ValueError(f"message of {length} bytes is longer than {LENGTH_MAX}")
-    message = json.loads(_receive_exactly(connection, length))
+    return int(length)
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(data)
+    except RecursionError:
+        raise ValueError("message is nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError(f"message must be a JSON object, not {type(message).__name__}")
-    return message, fds
+    return message

@@ -1,7 +1,8 @@
 """The engine's message socket: requests that need the engine's own hands (a descriptor, an allocation), one at a time.
 
 A request is {"op": NAME, ...operands}; the reply is {"ok": true, "result": ...} or {"ok": false, "error": text}.
-"attach" also sends the arena's descriptor. A client that sends nonsense is disconnected; nothing else is disturbed.
+"attach" also sends the arena's descriptor. A client that sends nonsense, or does not read its replies, is disconnected;
+one that stops in the middle of a request only waits itself.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from penstock.engine.engine import Engine, EngineFault
-from penstock.engine.messages import receive_message, send_message, socket_path
+from penstock.engine.messages import send_message, socket_path, take_message
+from penstock.memory import ArenaError
 from penstock.ports.spec import BridgeSpec, PortSpec
 
 LOG = logging.getLogger("penstock.engine")
 CHECK_SECONDS = 1.0
-CLIENT_SECONDS = 5.0  # a client that stops in the middle of a message is cut off after this
+CLIENT_SECONDS = 2.0  # a client that does not read a reply is cut off after this
+RECEIVE_BYTES = 1 << 16
 
 Operation = Callable[[Engine, dict[str, Any]], Any]
 
@@ -42,6 +46,14 @@ OPERATIONS: dict[str, Operation] = {
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
     "kick": lambda engine, _request: engine.workers.kick(),
 }
+
+
+@dataclass
+class Client:
+    """A connection, and what came of a request that is not whole yet."""
+
+    connection: socket.socket
+    received: bytearray = field(default_factory=bytearray)
 
 
 class Server:
@@ -74,9 +86,9 @@ class Server:
                 if key.fileobj is self._listener:
                     connection, _ = self._listener.accept()
                     connection.settimeout(CLIENT_SECONDS)
-                    self._selector.register(connection, selectors.EVENT_READ)
-                elif isinstance(key.fileobj, socket.socket):
-                    self._answer(key.fileobj)
+                    self._selector.register(connection, selectors.EVENT_READ, Client(connection))
+                elif isinstance(key.data, Client):
+                    self._answer(key.data)
             if time.monotonic() >= next_check:
                 self._engine.check_ports()
                 next_check = time.monotonic() + CHECK_SECONDS
@@ -91,13 +103,18 @@ class Server:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _answer(self, connection: socket.socket) -> None:
-        """Answer one request; any failure to talk ends the connection."""
+    def _answer(self, client: Client) -> None:
+        """Answer the requests that are whole; any failure to talk ends the connection."""
+        connection = client.connection
         try:
-            request, _fds = receive_message(connection)
-            reply = self._carry_out(request)
-            attached = request.get("op") == "attach" and reply["ok"]
-            send_message(connection, reply, [self._engine.arena.fd] if attached else None)
+            part = connection.recv(RECEIVE_BYTES)
+            if not part:
+                raise ConnectionError("the client closed the message socket")
+            client.received += part
+            while (request := take_message(client.received)) is not None:
+                reply = self._carry_out(request)
+                attached = request.get("op") == "attach" and reply["ok"]
+                send_message(connection, reply, [self._engine.arena.fd] if attached else None)
         except (OSError, ValueError) as error:
             if not isinstance(error, ConnectionError):
                 LOG.warning("a client of the message socket was disconnected: %s", error)
@@ -111,7 +128,7 @@ class Server:
             return {"ok": False, "error": f"operation '{name}' is unknown; known are: {', '.join(sorted(OPERATIONS))}"}
         try:
             return {"ok": True, "result": operation(self._engine, request)}
-        except EngineFault as error:
+        except (EngineFault, ArenaError) as error:
             return {"ok": False, "error": str(error)}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             return {"ok": False, "error": f"operation '{name}' has a missing or wrong operand: {error}"}

@@ -62,10 +62,7 @@ class Tables:
 
     def vlan_config(self, vlan: VlanConfig) -> int:
         """A new PORT_CONFIG; its address."""
-        address = self._arena.allocate(PORT_CONFIG.itemsize)
-        row = records(PORT_CONFIG, address)[0]
-        row["mode"] = VLAN_MODES.index(vlan.mode)
-        row["tag"] = vlan.tag or 0
+        mode = VLAN_MODES.index(vlan.mode)
         member = np.zeros(4096, dtype=np.uint8)
         if vlan.mode == "access":
             member[vlan.tag or 0] = 1
@@ -73,6 +70,9 @@ class Tables:
             member[list(vlan.trunks) or slice(None)] = 1
             if vlan.mode != "trunk":
                 member[vlan.tag or 0] = 1
+        address = self._arena.allocate(PORT_CONFIG.itemsize)
+        row = records(PORT_CONFIG, address)[0]
+        row["mode"], row["tag"] = mode, vlan.tag or 0
         row["members"] = np.packbits(member, bitorder="little")
         return address
 
