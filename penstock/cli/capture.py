@@ -16,7 +16,7 @@ from penstock.cli.options import rundir_option
 from penstock.switch.client import ControlClient, ControlError, Stream
 
 
-@click.command()
+@click.command(short_help="Capture the frames of a port as pcapng.")
 @click.argument("port")
 @click.option("-w", "file", required=True, metavar="FILE", help="Where to write; - is standard output.")
 @click.option("--count", type=click.IntRange(min=1), help="End after this many frames.")

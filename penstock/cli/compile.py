@@ -7,7 +7,7 @@ import time
 import click
 
 
-@click.command()
+@click.command(short_help="Fill the compile cache.")
 def command() -> None:
     """Compile all kernels ahead of the first start, with progress (done at once when they are compiled already)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -13,7 +13,7 @@ from penstock.cli.output import print_json, print_table
 _COLOURS = {"good": "green", "fair": "yellow", "bad": "red"}
 
 
-@click.command()
+@click.command(short_help="Tell what this machine offers and lacks.")
 @json_option
 def command(as_json: bool) -> None:
     """Look at huge pages, CPU, rights, devices and the compile cache; exit code 1 when something will not work."""

@@ -11,7 +11,7 @@ from penstock.cli.output import print_json, print_table
 from penstock.switch.client import ControlClient
 
 
-@click.command()
+@click.command(short_help="Show what was dropped and why.")
 @click.argument("port", required=False)
 @rundir_option
 @json_option

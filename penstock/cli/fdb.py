@@ -11,7 +11,7 @@ from penstock.cli.output import print_json, print_table
 from penstock.switch.client import ControlClient
 
 
-@click.command()
+@click.command(short_help="List the MAC addresses that a bridge has learned.")
 @click.argument("bridge")
 @rundir_option
 @json_option

@@ -11,7 +11,7 @@ from penstock.cli.output import print_json
 from penstock.switch.client import ControlClient
 
 
-@click.command()
+@click.command(short_help="Forget learned MAC addresses.")
 @click.argument("bridge")
 @click.option("--port", help="Only what was learned on this port.")
 @rundir_option

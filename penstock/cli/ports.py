@@ -21,7 +21,7 @@ def port_cells(row: dict[str, Any]) -> list[object]:
     return [known[heading] for heading in HEADINGS]
 
 
-@click.command()
+@click.command(short_help="List the ports.")
 @rundir_option
 @json_option
 def command(rundir: Path, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from penstock.cli.output import print_json
 from penstock.switch.client import ControlClient
 
 
-@click.command()
+@click.command(short_help="Bring the switch to its configuration file.")
 @rundir_option
 @json_option
 def command(rundir: Path, as_json: bool) -> None:

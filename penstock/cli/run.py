@@ -10,7 +10,7 @@ import click
 from penstock.cli.options import rundir_option
 
 
-@click.command()
+@click.command(short_help="Run a switch until it is stopped.")
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="The TOML configuration file.")
 @click.option("--workers", type=click.IntRange(1, 64), help="How many workers; in place of the file's engine.workers.")
 @rundir_option

@@ -15,7 +15,7 @@ from penstock.switch.client import ControlClient
 from penstock.switch.status import ChildStatus
 
 
-@click.command()
+@click.command(short_help="Show bridges, ports and processes.")
 @rundir_option
 @json_option
 def command(rundir: Path, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from penstock.switch.client import ControlClient
 _COLUMNS = ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped")
 
 
-@click.command()
+@click.command(short_help="Show the counters of ports.")
 @click.argument("port", required=False)
 @rundir_option
 @json_option

@@ -14,7 +14,7 @@ from penstock.switch.client import ControlError
 from penstock.switch.rundir import LOCK, lock_holder
 
 
-@click.command()
+@click.command(short_help="Stop the switch.")
 @click.option("--timeout", type=float, default=15.0, show_default=True, help="Seconds to wait for the end.")
 @rundir_option
 def command(timeout: float, rundir: Path) -> None:

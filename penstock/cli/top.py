@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PORT_HEADINGS = ("port", "rx packet/s", "rx bit/s", "tx packet/s", "tx bit/s", "drops/s")
 
 
-@click.command()
+@click.command(short_help="Show rates and worker load, live.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Seconds between samples."
 )

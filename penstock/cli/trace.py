@@ -12,7 +12,7 @@ from penstock.cli.output import print_json, print_table
 from penstock.switch.client import ControlClient, ControlError
 
 
-@click.command()
+@click.command(short_help="Tell what would become of a frame.")
 @click.argument("port")
 @click.argument("frame", nargs=-1, required=True)
 @rundir_option
