@@ -20,7 +20,7 @@ from penstock.datapath.drops import (
     VLAN_NOT_MEMBER,
     VLAN_TAGGED_ON_ACCESS,
 )
-from penstock.datapath.fdb import MAC_MASK, PORT_MASK, VALID, fdb_bucket, fdb_learn, fdb_lookup
+from penstock.datapath.fdb import MAC_MASK, PORT_MASK, STATIC, VALID, fdb_bucket, fdb_learn, fdb_lookup
 from penstock.datapath.handover import punt
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
@@ -251,6 +251,8 @@ def forward(worker, number, packets, count):
             continue
         if destination != last_destination:
             found = fdb_lookup(p.destination, destination)
+            if trace != 0 and destination == source and found & STATIC == 0:
+                found = number | VALID  # what a live worker has just learned
             last_destination = destination
         if found == 0:
             if trace != 0:
