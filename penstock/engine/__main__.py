@@ -28,7 +28,7 @@ def main() -> int:
     if cache_is_warm():
         warm(lambda _done, _total, _name: None)
     else:
-        warm(lambda done, total, name: logging.info("compiling %d of %d %s", done, total, name))
+        warm(lambda done, total, name: logging.info("compiled %d of %d %s", done, total, name))
     try:
         engine = Engine(options.workers, options.cpus, options.poll, options.huge_pages)
     except ArenaError as error:

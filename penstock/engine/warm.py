@@ -1,17 +1,91 @@
-"""Fills the compile cache: every compiled function of the data plane, with progress."""
+"""Fills the compile cache: every compiled function of the data plane, one compiler process per CPU, with progress.
+
+``python -m penstock.engine.warm`` is such a process: it reads names of entries, a line each, and answers each when it
+is done.
+"""
 
 from __future__ import annotations
 
+import os
+import queue
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import penstock.datapath.worker
 import penstock.engine.workers
 import penstock.ports
-from penstock.machine import compile_all
+from penstock.machine import ENTRIES, JIT, cache_is_warm, cache_lock, mark_warm
 
 ENTRY_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.ports)
+COMPILED, CACHED = "compiled", "cached"
+PROCESSES_MAX = 4
+
+Report = Callable[[int, int, str], None]
 
 
-def warm(report: Callable[[int, int, str], None]) -> int:
-    """Load or compile all entries; ``report(done, total, name)`` before each. Returns misses."""
-    return compile_all(report)
+def warm(report: Report) -> int:
+    """Have all entries compiled and load them; ``report(done, total, name)`` after each. How many were compiled.
+
+    Raises RuntimeError when one cannot be compiled.
+    """
+    if not JIT:
+        return 0
+    with cache_lock():
+        compiled = 0 if cache_is_warm() else _compile_apart(report)
+        for each in ENTRIES:
+            each.load()
+        mark_warm()
+    report(len(ENTRIES), len(ENTRIES), "")
+    return compiled
+
+
+def _compile_apart(report: Report) -> int:
+    """Deal the entries to compiler processes: how many were not in the cache yet."""
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for each in reversed(ENTRIES):  # later modules build on earlier ones, so the largest entries come first
+        waiting.put(each.name)
+    processes = min(len(os.sched_getaffinity(0)), PROCESSES_MAX)
+    answers: list[str] = []
+
+    def done(name: str, answer: str) -> None:
+        answers.append(answer)
+        report(len(answers), len(ENTRIES), name)
+
+    with ThreadPoolExecutor(processes) as threads:
+        for finished in [threads.submit(_drive, waiting, done) for _ in range(processes)]:
+            finished.result()
+    return answers.count(COMPILED)
+
+
+def _drive(waiting: queue.SimpleQueue[str], done: Callable[[str, str], None]) -> None:
+    """Feed one compiler process until nothing waits."""
+    command = [sys.executable, "-m", "penstock.engine.warm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while True:
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            process.stdin.write(f"{name}\n")
+            process.stdin.flush()
+            answer = process.stdout.readline().strip()
+            if not answer:
+                raise RuntimeError(f"{name} could not be compiled: the compiler process ended with {process.wait()}")
+            done(name, answer)
+
+
+def main() -> None:
+    """Be a compiler process."""
+    entries = {each.name: each for each in ENTRIES}
+    for line in sys.stdin:
+        each = entries[line.strip()]
+        each.load()
+        print(CACHED if each.cached else COMPILED, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,9 @@ patterns), and runs both inside kernels and from plain Python: with ``NUMBA_DISA
 ordinary Python.
 """
 
-from penstock.machine.cache import cache_is_warm
+from penstock.machine.cache import cache_is_warm, cache_lock, mark_warm
 from penstock.machine.clock import cycles, monotonic_ns
-from penstock.machine.kernels import ENTRIES, KERNELS, Entry, compile_all, entry, inlined, kernel
+from penstock.machine.kernels import ENTRIES, JIT, KERNELS, Entry, entry, inlined, kernel
 from penstock.machine.libc import (
     sys_epoll_ctl,
     sys_epoll_wait,
@@ -70,6 +70,7 @@ from penstock.machine.thread import full_fence, measure_cycles_hz
 
 __all__ = [
     "ENTRIES",
+    "JIT",
     "KERNELS",
     "Entry",
     "atomic_add",
@@ -77,12 +78,12 @@ __all__ = [
     "bswap32",
     "bswap64",
     "cache_is_warm",
+    "cache_lock",
     "call1",
     "call2",
     "call3",
     "call4",
     "cas",
-    "compile_all",
     "copy",
     "ctz",
     "cycles",
@@ -105,6 +106,7 @@ __all__ = [
     "load_acquire16",
     "load_acquire32",
     "ltu",
+    "mark_warm",
     "measure_cycles_hz",
     "monotonic_ns",
     "move",

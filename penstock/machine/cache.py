@@ -62,6 +62,11 @@ def cache_is_warm() -> bool:
     return (cache_directory() / COMPLETE).exists()
 
 
+def mark_warm() -> None:
+    """Note that every entry of the present sources is in the cache."""
+    (cache_directory() / COMPLETE).touch()
+
+
 class KeyedLocator(_CacheLocator):  # type: ignore[misc]
     """Tells Numba to keep an entry in the keyed directory; the key itself says whether it is fresh."""
 

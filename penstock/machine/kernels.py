@@ -18,9 +18,8 @@ from numba import njit
 from numba.core import sigutils, types
 from numba.core.ccallback import CFunc
 
-from penstock.machine.cache import COMPLETE, cache_lock
-
 KERNELS: list[Any] = []
+JIT = not numba.config.DISABLE_JIT
 ENTRIES: list[Entry] = []
 
 Function = Callable[..., Any]
@@ -28,7 +27,7 @@ Function = Callable[..., Any]
 
 def _compile(function: Function, **options: bool) -> Any:
     compiled = njit(nogil=True, error_model="numpy", boundscheck=False, **options)(function)
-    if numba.config.DISABLE_JIT:
+    if not JIT:
         compiled.py_func = function  # as a compiled kernel has: the plain function
     KERNELS.append(compiled)
     return compiled
@@ -62,7 +61,7 @@ class Entry:
 
     @cached_property
     def _callable(self) -> Any:
-        if numba.config.DISABLE_JIT:
+        if not JIT:
             return self._prototype(self.function)
         signature = sigutils.normalize_signature(self.signature)
         self.compiled = CFunc(self.function, signature, locals={}, options={"nopython": True, "error_model": "numpy"})
@@ -75,10 +74,14 @@ class Entry:
         """The address to be called; compiles or loads the code on first use."""
         return int(ctypes.cast(self._callable, ctypes.c_void_p).value or 0)
 
+    def load(self) -> None:
+        """Compile the code, or take it from the cache."""
+        assert self.address
+
     @property
     def cached(self) -> bool:
         """Whether the code came from the cache (valid once loaded)."""
-        return bool(numba.config.DISABLE_JIT or self.compiled.cache_hits)
+        return bool(not JIT or self.compiled.cache_hits)
 
     def __call__(self, *args: int) -> int:
         return int(self._callable(*map(int, args)))
@@ -93,17 +96,3 @@ def entry(signature: str) -> Callable[[Function], Entry]:
         return result
 
     return wrap
-
-
-def compile_all(report: Callable[[int, int, str], None]) -> int:
-    """Load or compile every imported entry, under a lock; ``report(done, total, name)`` before each. Returns misses."""
-    if numba.config.DISABLE_JIT:
-        return 0
-    misses = 0
-    with cache_lock() as directory:
-        for done, each in enumerate(ENTRIES):
-            report(done, len(ENTRIES), each.name)
-            misses += bool(each.address) and not each.cached
-        report(len(ENTRIES), len(ENTRIES), "")
-        (directory / COMPLETE).touch()
-    return misses
