@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+ROUNDS := 10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup lint bench bench-peers test-nojit fuzz clean packages
@@ -36,8 +37,8 @@ lint: setup ## ruff and mypy
 test-nojit: setup ## the kernel tests with kernels as plain Python, for pdb and coverage
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/kernel $(ARGS)
 
-fuzz: setup ## ten times as many random frames through the parser as `make test` does
-	PENSTOCK_FUZZ=10 $(PY) -m pytest tests/kernel -k fuzz $(ARGS)
+fuzz: setup ## random, truncated and lying frames through parser, edits and segmentation, afresh ROUNDS=10 times
+	@for round in $$(seq $(ROUNDS)); do $(PY) -m pytest --quiet tests/kernel/test_packet_*.py $(ARGS) || exit 1; done
 
 bench: setup ## busy cycles per packet, dummy port to dummy port
 	$(PY) -m bench $(ARGS)

@@ -1,15 +1,11 @@
-"""For all tests: `naive.*` is importable, and tests that need what this machine lacks are skipped, saying so."""
+"""For all tests: those that need what this machine lacks are skipped, saying so."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -280,12 +280,6 @@ PORT_BYTES, BRIDGE_BYTES, OUTPUT_BYTES, WORKER_BYTES = PORT.itemsize, BRIDGE.ite
 
 
 @kernel
-def port_of(worker, number):
-    """The address of the PORT with this number."""
-    return worker_at(worker).ports + number * PORT_BYTES
-
-
-@kernel
 def counters_of(worker, number):
     """The address of the COUNTERS of a port and this worker."""
     w = worker_at(worker)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from lab import Lab
+from tests.system.lab import Lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab import Lab, eventually
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
 from penstock.demo.launch import PENSTOCK, LaunchError
+from tests.system.lab import Lab, eventually
 
 GOOD = """
 [bridge.br0]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from frames import Wire, frame, payload_of
-from lab import Lab, eventually
+
+from tests.system.frames import Wire, frame, payload_of
+from tests.system.lab import Lab, eventually
 
 NAMES = ("one", "two", "three")
 CONFIG = "[bridge.br0]\nmac_ageing = 2\nmac_table_size = 64\n" + "\n".join(

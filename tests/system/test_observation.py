@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from frames import Wire, frame
-from lab import Lab, eventually
 
 from penstock.demo.echo import ping
 from penstock.demo.launch import PENSTOCK
+from tests.system.frames import Wire, frame
+from tests.system.lab import Lab, eventually
 
 CONFIG = """
 [bridge.br0]

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, eventually
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
 
 from penstock.demo import traffic
+from tests.system.lab import Lab, eventually
 
 CONFIG = """
 [bridge.br0]

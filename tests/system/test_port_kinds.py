@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from frames import TEST_TYPE, Wire, frame, payload_of
-from lab import Lab, eventually
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap, wrpcap, wrpcapng
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
+from tests.system.frames import TEST_TYPE, Wire, frame, payload_of
+from tests.system.lab import Lab, eventually
 
 
 def test_patch_ports_join_two_bridges(lab: Lab) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from frames import Wire, frame, payload_of
-from lab import Lab
 
 from penstock.demo.echo import ping
+from tests.system.frames import Wire, frame, payload_of
+from tests.system.lab import Lab
 
 CONFIG = """
 [bridge.br0]

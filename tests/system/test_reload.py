@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from frames import Wire, frame
-from lab import Lab
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
+from tests.system.frames import Wire, frame
+from tests.system.lab import Lab
 
 BASE = """
 [bridge.br0]

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lab import Lab, eventually
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
+from tests.system.lab import Lab, eventually
 
 CONFIG = """
 [bridge.br0]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from frames import Wire, frame, payload_of, vlan_of
-from lab import Lab
+
+from tests.system.frames import Wire, frame, payload_of, vlan_of
+from tests.system.lab import Lab
 
 
 @dataclass(frozen=True)
