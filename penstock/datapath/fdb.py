@@ -63,8 +63,8 @@ fdb_at = view(FDB)
 
 
 def fdb_buckets(limit: int) -> int:
-    """Number of buckets for ``limit`` entries: about half of the entries' places stay free."""
-    return max(2, 1 << (limit * 2 // SLOTS - 1).bit_length())
+    """Number of buckets for ``limit`` entries: at least half of the places stay free."""
+    return max(2, 1 << (-(-limit * 2 // SLOTS) - 1).bit_length())
 
 
 def fdb_bytes(limit: int) -> int:
