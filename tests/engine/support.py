@@ -42,7 +42,12 @@ def tagged(data: bytes, vlan: int, priority: int = 0, tpid: int = 0x8100) -> byt
 
 
 def add_dummy(
-    engine: Engine, name: str, vlan: VlanConfig | None = None, bridge: str = "br0", mtu: int | None = None, **options: Any
+    engine: Engine,
+    name: str,
+    vlan: VlanConfig | None = None,
+    bridge: str = "br0",
+    mtu: int | None = None,
+    **options: Any,
 ) -> Dummy:
     """Add a dummy port that keeps what is transmitted."""
     engine.add_port(PortSpec(bridge, name, "dummy", {"keep": True, **options}, vlan or VlanConfig(), mtu))

@@ -30,7 +30,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-VLAN = st.fixed_dictionaries({"mode": JSON | st.just("trunk"), "tag": JSON, "trunks": st.lists(st.integers(-9, 9999), max_size=3)})
+VLAN = st.fixed_dictionaries(
+    {"mode": JSON | st.just("trunk"), "tag": JSON, "trunks": st.lists(st.integers(-9, 9999), max_size=3)}
+)
 PORT = st.fixed_dictionaries(
     {
         "bridge": st.just("br0") | JSON,

@@ -48,9 +48,9 @@ class Bench:
     def state(self) -> object:
         """All that a trace must leave alone."""
         engine = self.engine
-        return [
-            (name, counters(engine, name), drops(engine, name)) for name in engine.ports
-        ], [fdb(engine, bridge) for bridge in engine.bridges]
+        return [(name, counters(engine, name), drops(engine, name)) for name in engine.ports], [
+            fdb(engine, bridge) for bridge in engine.bridges
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,9 @@ def test_the_steps_say_what_happens(bench: Bench) -> None:
         "output to port 'trunk', tagged with VLAN 10",
         "leaves by port 'trunk'",
     ]
-    assert [(output.port, output.frame) for output in result.outputs] == [("trunk", tagged(frame(mac(70), mac(71)), 10))]
+    assert [(output.port, output.frame) for output in result.outputs] == [
+        ("trunk", tagged(frame(mac(70), mac(71)), 10))
+    ]
     assert result.drop is None
     assert result.fields["eth_src"] == "02:00:00:00:00:47"
 
@@ -115,7 +117,9 @@ def test_the_steps_say_what_happens(bench: Bench) -> None:
 def test_crossing_a_patch_and_the_mtu_are_told(bench: Bench) -> None:
     result = bench.trace("trunk", tagged(frame(mac(88), mac(89), bytes(500)), 20))
     assert "crosses the patch to port 'in'" in result.steps
-    assert [output.frame for output in result.outputs if output.port == "far20"] == [frame(mac(88), mac(89), bytes(500))]
+    assert [output.frame for output in result.outputs if output.port == "far20"] == [
+        frame(mac(88), mac(89), bytes(500))
+    ]
     assert any(step.startswith("dropped at port 'small': mtu_exceeded: ") for step in result.steps)
 
 

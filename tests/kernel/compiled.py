@@ -1,7 +1,7 @@
-"""Small compiled functions for tests: like ``@entry``, but kept neither in the list of entries nor in the compile cache.
+"""Small compiled functions for tests: like ``@entry``, but neither in the list of entries nor in the compile cache.
 
-The cache knows the package's sources, not those of tests: an edited test would run what it was before. Without the JIT the
-function itself is called, through the same C prototype.
+The cache knows the package's sources, not those of tests: an edited test would run what it was before. Without the JIT
+the function itself is called, through the same C prototype.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.engine.support import add_dummy, clear, counters, drops, fdb, frame, mac, send, sent, tagged
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from naive.normal import NaivePort, NaiveSwitch
@@ -14,6 +13,7 @@ from naive.normal import NaivePort, NaiveSwitch
 from penstock.engine.engine import Engine
 from penstock.engine.warm import warm
 from penstock.ports.spec import BridgeSpec, PortSpec, VlanConfig
+from tests.engine.support import add_dummy, clear, counters, drops, fdb, frame, mac, send, sent, tagged
 
 VLANS = (1, 10, 20, 4094)
 GROUPS = (b"\xff" * 6, bytes.fromhex("01005e000001"), bytes.fromhex("0180c2000010"))
@@ -49,7 +49,9 @@ def frames(draw: st.DrawFn) -> bytes:
     else:
         data = frame(destination, source, (bytes(range(256)) * 6)[:size])
     for _ in range(draw(st.sampled_from((0, 0, 1, 1, 1, 2, 3)))):
-        data = tagged(data, draw(st.sampled_from((0, *VLANS, 4095))), draw(st.integers(0, 7)), draw(st.sampled_from(TPIDS)))
+        data = tagged(
+            data, draw(st.sampled_from((0, *VLANS, 4095))), draw(st.integers(0, 7)), draw(st.sampled_from(TPIDS))
+        )
     cut = draw(st.sampled_from((None,) * 40 + (1, 13, 14, 15, 17, 18)))
     return data[:cut]
 
