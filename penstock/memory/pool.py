@@ -84,7 +84,7 @@ def pool_put(cache, buffer):
 def cache_drain(cache, keep):
     """Move all but ``keep`` buffers of the cache to the shared ring.
 
-    The ring holds all of the pool, so it is full only for the instant that another thread takes to end its ``mpmc_pop``.
+    The ring holds all of the pool, so it is full only for the instant that another thread takes to end ``mpmc_pop``.
     """
     c = cache_at(cache)
     ring = pool_at(c.pool).ring

@@ -126,9 +126,7 @@ def test_one_thread_to_another_keeps_order(capacity: int) -> None:
     memory = make_ring("spsc", capacity)
     produce, consume = threaded(_produce_spsc, 3), threaded(_consume_spsc, 3)
     count = COUNT if capacity > 2 else COUNT // 500 + 1
-    pushed, wrong = in_threads(
-        lambda: produce(memory.address, 1, count), lambda: consume(memory.address, 1, count)
-    )
+    pushed, wrong = in_threads(lambda: produce(memory.address, 1, count), lambda: consume(memory.address, 1, count))
     assert (pushed, wrong, ring_length(memory.address)) == (count, 0, 0)
 
 
@@ -140,9 +138,7 @@ def test_many_threads_lose_and_double_nothing(capacity: int, producers: int, con
     total = Memory((each * producers).to_bytes(8, "little"))
     seen = Memory(bytes((each * producers + 1) * 8))
     produce, consume = threaded(_produce_mpmc, 3), threaded(_consume_mpmc, 4)
-    makers = [
-        lambda index=index: produce(memory.address, 1 + index * each, each) for index in range(producers)
-    ]
+    makers = [lambda index=index: produce(memory.address, 1 + index * each, each) for index in range(producers)]
     takers = [lambda: consume(memory.address, seen.address, total.address, each * producers) for _ in range(consumers)]
     results = in_threads(*makers, *takers)
     assert results == [each] * producers + [0] * consumers
