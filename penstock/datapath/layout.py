@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from penstock.datapath.drops import REASONS
-from penstock.machine import kernel, offset, view
+from penstock.machine import offset, view
 
 BURST = 32
 MAX_PORTS = 4096
@@ -277,10 +277,3 @@ frame_record_at = view(FRAME_RECORD)
 
 PACKET_BYTES, TXQ_BYTES, COUNTERS_BYTES = PACKET.itemsize, TXQ.itemsize, COUNTERS.itemsize
 PORT_BYTES, BRIDGE_BYTES, OUTPUT_BYTES, WORKER_BYTES = PORT.itemsize, BRIDGE.itemsize, OUTPUT.itemsize, WORKER.itemsize
-
-
-@kernel
-def counters_of(worker, number):
-    """The address of the COUNTERS of a port and this worker."""
-    w = worker_at(worker)
-    return port_at(w.ports + number * PORT_BYTES).counters + w.index * COUNTERS_BYTES

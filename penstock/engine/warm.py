@@ -6,8 +6,10 @@ is done.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from penstock.machine import ENTRIES, JIT, cache_is_warm, cache_lock, mark_warm
 ENTRY_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.ports)
 COMPILED, CACHED = "compiled", "cached"
 PROCESSES_MAX = 4
+PR_SET_PDEATHSIG = 1
 
 Report = Callable[[int, int, str], None]
 
@@ -79,7 +82,8 @@ def _drive(waiting: queue.SimpleQueue[str], done: Callable[[str, str], None]) ->
 
 
 def main() -> None:
-    """Be a compiler process."""
+    """Be a compiler process, and end with the one that asked."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     entries = {each.name: each for each in ENTRIES}
     for line in sys.stdin:
         each = entries[line.strip()]

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from penstock.datapath.layout import (
+    COUNTERS_BYTES,
     LIST_QUEUES,
     POLL_ADAPTIVE,
     POLL_BUSY,
+    PORT,
+    PORT_BYTES,
     RUNNING,
     RXQ,
     RXQ_LIST_MAX,
@@ -28,7 +31,6 @@ from penstock.datapath.layout import (
     WORKER_STATE,
     WORKER_STOP,
     WORKER_TURNS,
-    counters_of,
 )
 from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
 from penstock.engine.context import make_clone_pool, make_worker
@@ -111,7 +113,8 @@ class Worker:
         """Take a queue into the list; ``publish`` makes it seen."""
         row = records(RXQ, rxq)[0]
         row["scratch"] = self.row["rx_scratch"]
-        row["counters"] = counters_of.py_func(self.address, int(row["port"]))
+        port = records(PORT, int(self.row["ports"]) + int(row["port"]) * PORT_BYTES)[0]
+        row["counters"] = port["counters"] + self.row["index"] * COUNTERS_BYTES
         self.queues.append(rxq)
         if row["fd"] >= 0:
             error = self._control(EPOLL_CTL_ADD, int(row["fd"]), rxq)
