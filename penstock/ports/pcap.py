@@ -49,9 +49,9 @@ TFD_NONBLOCK, TFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 class PcapOptions:
     """Settings of a pcap port: at least one of ``read`` and ``write``."""
 
-    read: Annotated[
-        str | None, MinLen(1), Doc("Capture file (pcap or pcapng) whose frames come in by the port.")
-    ] = None
+    read: Annotated[str | None, MinLen(1), Doc("Capture file (pcap or pcapng) whose frames come in by the port.")] = (
+        None
+    )
     write: Annotated[
         str | None, MinLen(1), Doc("Capture file (pcap) for the frames that leave by the port; continued if it exists.")
     ] = None
