@@ -9,40 +9,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.datapath.fdb import fdb_expire
-from penstock.datapath.layout import OFFLOAD_NAMES, PORT, PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
+from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.tables import NO_PEER, NOT_PATCH, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
-from penstock.ports import KINDS, Port, PortContext, PortError
+from penstock.ports import KINDS, PortContext, PortError
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
 FOREVER = 1 << 31
-NAME_BYTES = PORT["name"].itemsize
-
-
-class EngineFault(Exception):
-    """A request that cannot be carried out; the text names the object, the value and what would be right."""
-
-
-@dataclass
-class OpenPort:
-    """A port that the engine runs."""
-
-    number: int
-    spec: PortSpec
-    port: Port
-    rxqs: list[int] = field(default_factory=list)
-    locks: int = 0
-    state: str = "up"
-    error: str = ""
 
 
 class Engine:
@@ -112,7 +94,7 @@ class Engine:
 
     def add_bridge(self, spec: BridgeSpec) -> None:
         """Add an empty bridge."""
-        _check_name("bridge", spec.name)
+        check_name("bridge", spec.name)
         if spec.name in self.bridges:
             raise EngineFault(f"bridge '{spec.name}' exists already")
         try:
@@ -176,7 +158,7 @@ class Engine:
     def add_port(self, spec: PortSpec) -> int:
         """Open a port and let it forward; its number."""
         bridge, _ = self._bridge(spec.bridge)
-        _check_name("port", spec.name)
+        check_name("port", spec.name)
         if spec.name in self.ports:
             raise EngineFault(f"port '{spec.name}' exists already, on bridge '{self.ports[spec.name].spec.bridge}'")
         if spec.kind not in KINDS:
@@ -189,7 +171,7 @@ class Engine:
             port = kind(spec.name, kind.Options(**spec.options), self._context(spec))
             port.open()
         except (LookupError, TypeError, PortError, ArenaError, OSError) as error:
-            raise EngineFault(_naming(spec.name, error)) from error
+            raise EngineFault(naming(spec.name, error)) from error
         opened = OpenPort(number, spec, port)
         try:
             self._install(opened, bridge)
@@ -197,20 +179,19 @@ class Engine:
             # Whatever went wrong, nothing half-made stays.
             self._uninstall(opened)
             if isinstance(error, ArenaError | OSError):
-                raise EngineFault(_naming(spec.name, error)) from error
+                raise EngineFault(naming(spec.name, error)) from error
             raise
         self._link_patches()
         return number
 
     def _install(self, opened: OpenPort, bridge: int) -> None:
         port, spec, number = opened.port, opened.spec, opened.number
-        config = self.tables.vlan_config(spec.vlan)
-        row = self.tables.add_port(number, spec.name, bridge, config, port.mtu, spec.kind == "patch")
+        row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, opened.is_patch)
         scratch = [int(worker.row["tx_scratch"]) for worker in self.workers.all]
         opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
         self.ports[spec.name] = opened
         row["state"] = PORT_UP
-        self._check(opened)
+        opened.check(self.tables.ports[opened.number])
         for each in port.rx:
             rxq = self.arena.allocate(RXQ.itemsize)
             records(RXQ, rxq)[0] = (each.rx, each.release, each.pending, each.ctx, 0, each.fd, number, 0, 0, 0)
@@ -228,7 +209,7 @@ class Engine:
     def _uninstall(self, opened: OpenPort) -> None:
         self.ports.pop(opened.spec.name, None)
         row = self.tables.ports[opened.number]
-        if row["counters"]:
+        if row["name"]:
             bridge, _ = self.bridges[opened.spec.bridge]
             row["state"] = PORT_DOWN
             for rxq in opened.rxqs:
@@ -258,7 +239,7 @@ class Engine:
             try:
                 opened.port.set_mtu(spec.mtu)
             except (PortError, OSError) as error:
-                raise EngineFault(_naming(spec.name, error)) from error
+                raise EngineFault(naming(spec.name, error)) from error
             row["mtu"] = opened.port.mtu
         if spec.vlan != old.vlan:
             config = int(row["config"])
@@ -292,55 +273,16 @@ class Engine:
                 opened.state = "error"
                 opened.error = f"peer '{wanted}' " + ("does not exist" if peer is None else "does not name this port")
 
-    def _check(self, opened: OpenPort) -> None:
-        """Take over the device's state: workers send only to ports that are up."""
-        if opened.spec.kind == "patch":
-            return
-        opened.state, opened.error = opened.port.check()
-        for rxq in opened.rxqs:
-            errno = int(records(RXQ, rxq)[0]["error"])
-            if errno and opened.state != "error":
-                opened.state, opened.error = "error", f"receiving failed: {os.strerror(errno)}"
-        row = self.tables.ports[opened.number]
-        state = PORT_UP if opened.state == "up" else PORT_DOWN
-        if row["state"] != state:
-            row["state"] = state
-        if row["mtu"] != opened.port.mtu:
-            row["mtu"] = opened.port.mtu
-
     def check_ports(self) -> None:
         """Look at every port's device. Called each second."""
         for opened in self.ports.values():
-            self._check(opened)
+            opened.check(self.tables.ports[opened.number])
 
     def port_states(self) -> list[PortState]:
         """Every port as it is now."""
         self.check_ports()
-        return [
-            PortState(
-                spec=opened.spec,
-                number=opened.number,
-                state=opened.state,  # type: ignore[arg-type]
-                error=opened.error,
-                mac=opened.port.mac,
-                mtu=opened.port.mtu,
-                netdev=opened.port.netdev,
-                queues=len(opened.port.rx),
-                offloads=tuple(name for bit, name in OFFLOAD_NAMES.items() if opened.port.offloads & bit),
-            )
-            for opened in self.ports.values()
-        ]
+        return [opened.to_state() for opened in self.ports.values()]
 
     def driver_stats(self) -> dict[str, dict[str, int]]:
         """Counters of the ports' devices."""
         return {name: opened.port.driver_stats() for name, opened in self.ports.items()}
-
-
-def _check_name(what: str, name: str) -> None:
-    if not 0 < len(name.encode()) <= NAME_BYTES:
-        raise EngineFault(f"{what} '{name}': a name has 1 to {NAME_BYTES} bytes, not {len(name.encode())}")
-
-
-def _naming(name: str, error: Exception) -> str:
-    text = str(error)
-    return text if f"'{name}'" in text else f"port '{name}': {text}"

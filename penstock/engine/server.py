@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from penstock.engine.engine import Engine, EngineFault
+from penstock.engine.engine import Engine
 from penstock.engine.messages import send_message, socket_path, take_message
+from penstock.engine.open_port import EngineFault
 from penstock.memory import ArenaError
 from penstock.ports.spec import BridgeSpec, PortSpec
 

@@ -48,7 +48,7 @@ class Tables:
         """A number that no port has, the longest unused first; 0 is none's. Raises LookupError when all are taken."""
         for step in range(1, MAX_PORTS):
             number = (self._last_port + step - 1) % (MAX_PORTS - 1) + 1
-            if self.ports[number]["state"] == PORT_FREE and not self.ports[number]["counters"]:
+            if self.ports[number]["state"] == PORT_FREE and not self.ports[number]["name"]:
                 self._last_port = number
                 return number
         raise LookupError(f"all {MAX_PORTS - 1} port numbers are taken")
@@ -95,15 +95,16 @@ class Tables:
         row["name"] = spec.name.encode()
         row["state"] = 1
 
-    def add_port(self, number: int, name: str, bridge: int, config: int, mtu: int, patch: bool) -> Any:
-        """Fill a port's row, still down; the row."""
+    def add_port(self, number: int, name: str, bridge: int, vlan: VlanConfig, mtu: int, patch: bool) -> Any:
+        """Fill a port's row, still down; the row. Raises ArenaError, and then ``clear_port`` mends what was begun."""
         row = self.ports[number]
-        row["bridge"], row["config"], row["mtu"], row["capture"] = bridge, config, mtu, 0
+        row["name"] = name.encode()
+        row["bridge"], row["mtu"], row["capture"] = bridge, mtu, 0
+        row["config"] = self.vlan_config(vlan)
         # One more than there are workers: a tracer is no worker, and has an index.
         row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
         row["txqs"] = self._arena.allocate((MAX_WORKERS + 1) * TXQ_BYTES)
         row["peer"] = NO_PEER if patch else NOT_PATCH
-        row["name"] = name.encode()
         row["state"] = PORT_DOWN
         return row
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from penstock.memory import Arena
+
+Health = Literal["up", "down", "error"]
 
 
 class PortError(Exception):
@@ -106,7 +108,7 @@ class Port(ABC):
         """Change the largest layer-3 packet that the port sends. Raises PortError."""
         self.mtu = mtu
 
-    def check(self) -> tuple[str, str]:
+    def check(self) -> tuple[Health, str]:
         """("up" | "down" | "error", reason): the device as it is now."""
         return "up", ""
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from penstock.datapath.layout import FRAME_MAX
+from penstock.datapath.layout import FRAME_MAX, HEADER_MAX
 from penstock.machine import records
 from penstock.memory import (
     RECORD_RING,
@@ -31,7 +31,6 @@ from penstock.ports.dummy_kernels import (
     DUMMY,
     FRAME,
     FRAME_BYTES,
-    HEADER_MAX,
     OFFLOAD_WORDS,
     SINK_BYTES,
     SINK_SLOTS,

@@ -21,7 +21,7 @@ from annotated_types import Interval, MinLen
 from penstock.datapath.layout import OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_USO
 from penstock.machine import records
 from penstock.ports import packet_host
-from penstock.ports.base import Port, PortError, RxSpec, TxSpec
+from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
 from penstock.ports.netdev import Link, Links, check_name, set_large_receive
 from penstock.ports.packet_kernels import PACKET_QUEUE, packet_release, packet_rx, packet_tx
 from penstock.ports.packet_socket import PacketSocket
@@ -155,7 +155,7 @@ class Packet(Port):
             text = f"port '{self.name}': netdev '{self.netdev}' does not take mtu {mtu}: {error.strerror}"
             raise PortError(text) from error
 
-    def check(self) -> tuple[str, str]:
+    def check(self) -> tuple[Health, str]:
         link = self._link()
         if link is None:
             return "error", f"netdev '{self.netdev}' was deleted or moved to another network namespace"

@@ -23,7 +23,7 @@ from annotated_types import Interval, MinLen
 
 from penstock.datapath.layout import FRAME_MAX
 from penstock.machine import records
-from penstock.ports.base import Port, PortError, RxSpec, TxSpec
+from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
 from penstock.ports.pcap_file import OUR_HEADER, CaptureError, frames, whole_length
 from penstock.ports.pcap_kernels import (
     PCAP_READER,
@@ -110,7 +110,7 @@ class Pcap(Port):
             self.context.arena.free(block)
         self._blocks = []
 
-    def check(self) -> tuple[str, str]:
+    def check(self) -> tuple[Health, str]:
         if self._timer >= 0 and not self._stopped and self._exhausted():
             _set_timer(self._timer, 0)
             self._stopped = True

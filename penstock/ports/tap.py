@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar, TypeVar
 from annotated_types import Interval
 
 from penstock.datapath.layout import OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_USO
-from penstock.ports.base import Port, PortError, RxSpec, TxSpec
+from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
 from penstock.ports.netdev import Link, Links, check_name, parse_mac
 from penstock.ports.spec import Doc
 from penstock.ports.tap_kernels import tap_rx, tap_tx
@@ -89,7 +89,7 @@ class Tap(Port):
         self._change(lambda links, link: links.set_mtu(link.index, mtu), f"mtu {mtu}")
         self.mtu = mtu
 
-    def check(self) -> tuple[str, str]:
+    def check(self) -> tuple[Health, str]:
         # The descriptor says it wherever the device is: writable only while it is up, in error once it is gone.
         poller = select.poll()
         poller.register(self._fds[0], select.POLLOUT)
