@@ -206,7 +206,8 @@ def test_segments_that_exceed_the_mtu_are_dropped_whole(engine: Engine, port: st
 
 
 @pytest.mark.parametrize(
-    "change", [{"gso_type": GSO_TCPV6}, {"gso_type": GSO_UDP_L4}, {"gso_size": 0}, {"data": frame(mac(2), mac(1), bytes(50))}]
+    "change",
+    [{"gso_type": GSO_TCPV6}, {"gso_type": GSO_UDP_L4}, {"gso_size": 0}, {"data": frame(mac(2), mac(1), bytes(50))}],
 )
 def test_what_software_cannot_split_is_dropped(engine: Engine, change: dict[str, object]) -> None:
     whole = partial(large(TCP(), False, 3000), GSO_TCPV4, 1000)
