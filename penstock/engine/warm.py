@@ -1,7 +1,7 @@
 """Fills the compile cache: every compiled function of the data plane, one compiler process per CPU, with progress.
 
-``python -m penstock.engine.warm`` is such a process: it reads names of entries, a line each, and answers each when it
-is done.
+``python -m penstock.engine.warm PARENT`` is such a process: it reads names of entries, a line each, and answers each when
+it is done; it ends with the process PARENT.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _compile_apart(report: Report) -> int:
 
 def _drive(waiting: queue.SimpleQueue[str], done: Callable[[str, str], None]) -> None:
     """Feed one compiler process until nothing waits."""
-    command = [sys.executable, "-m", "penstock.engine.warm"]
+    command = [sys.executable, "-m", "penstock.engine.warm", str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -84,6 +84,8 @@ def _drive(waiting: queue.SimpleQueue[str], done: Callable[[str, str], None]) ->
 def main() -> None:
     """Be a compiler process, and end with the one that asked."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        return  # it ended before it could take us along
     entries = {each.name: each for each in ENTRIES}
     for line in sys.stdin:
         each = entries[line.strip()]
