@@ -46,7 +46,7 @@ DRIVEN = {
     "penstock.datapath.stages": "tests/engine/test_trace.py",
     "penstock.datapath.worker": "tests/engine/test_trace.py",
     "penstock.machine.thread": "tests/engine/test_trace.py",
-    "penstock.ports.dummy": "tests/engine/test_trace.py",
+    "penstock.ports.dummy_kernels": "tests/engine/test_trace.py",
     "penstock.ports.netdev_kernels": "tests/kernel/test_port_tap.py",
     "penstock.ports.packet_kernels": "tests/kernel/test_port_packet.py",
     "penstock.ports.pcap_kernels": "tests/kernel/test_port_pcap.py",
@@ -160,7 +160,8 @@ def test_every_kernel_is_tested() -> None:
             reached.add(name)
             waiting += [called for called in compiled[name].__code__.co_names if called in compiled]
     assert not {f"{compiled[name].__module__}.{name}" for name in compiled.keys() - reached}
-    for test in DRIVEN.values():
+    for module, test in DRIVEN.items():
+        assert module in sys.modules, f"DRIVEN names {module}, which is no more"
         assert (ROOT / test).exists()
 
 
