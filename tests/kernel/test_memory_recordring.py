@@ -128,10 +128,13 @@ def test_a_writer_and_a_reader_thread() -> None:
 
 
 PROCESS = """
+import ctypes
 import sys
 from penstock.machine import load64, store64
 from penstock.memory import Arena, record_commit, record_peek, record_release, record_reserve
 from tests.kernel.compiled import compiled
+
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: a test that is killed leaves nobody behind
 
 def write(ring, progress):
     number = load64(progress)
