@@ -41,8 +41,7 @@ def _enter_user_namespace() -> NoReturn:
         advice = user_namespaces().advice
         raise RightsError(
             f"not root, and this user may make no namespaces here ({tried.stderr.strip()}):"
-            " run it as root (sudo make demo)"
-            + (f", or allow them (as root): {advice}" if advice else "")
+            " run it as root (sudo make demo)" + (f", or allow them (as root): {advice}" if advice else "")
         )
     arguments = [*UNSHARE, sys.executable, "-m", "penstock.demo", *sys.argv[1:]]
     os.execvpe(arguments[0], arguments, {**os.environ, INSIDE: "1"})

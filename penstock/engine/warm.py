@@ -1,7 +1,7 @@
 """Fills the compile cache: every compiled function of the data plane, one compiler process per CPU, with progress.
 
-``python -m penstock.engine.warm PARENT`` is such a process: it reads names of entries, a line each, and answers each when
-it is done; it ends with the process PARENT.
+``python -m penstock.engine.warm PARENT`` is such a process: it reads names of entries, a line each, answers each when
+it is done, and ends with the process PARENT.
 """
 
 from __future__ import annotations
