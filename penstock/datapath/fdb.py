@@ -201,9 +201,12 @@ def fdb_insert(worker, fdb, bucket, key, port):
     return 0
 
 
-@entry("int64(int64, int64, int64)")
-def fdb_expire(fdb, before, port):
-    """Forget entries last seen before a second, of one port or (-1) of all; static ones stay. Returns how many."""
+@entry("int64(int64, int64, int64, int64)")
+def fdb_expire(fdb, before, port, spared):
+    """Forget entries last seen before a second, of one port or (-1) of all, but not those with a bit of ``spared``.
+
+    ``spared`` is STATIC, or 0 when a port is gone for good. Returns how many.
+    """
     f = fdb_at(fdb)
     removed = 0
     live = 0
@@ -214,7 +217,7 @@ def fdb_expire(fdb, before, port):
         if value == 0:
             continue
         live += 1
-        if value & STATIC == 0 and value >> SECOND_SHIFT < before and (port < 0 or value & PORT_MASK == port):
+        if value & spared == 0 and value >> SECOND_SHIFT < before and (port < 0 or value & PORT_MASK == port):
             if cas(slot + 8, value, 0) == 1:
                 removed += 1
     atomic_add(fdb + COUNT, live - removed - counted)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from penstock.datapath.layout import FRAME_RECORD, frame_record_at, packet_at, worker_at
 from penstock.datapath.trace import PUNTED, note
-from penstock.machine import copy, kernel, monotonic_ns
+from penstock.machine import copy, kernel, load64, monotonic_ns
 from penstock.memory import record_commit, record_reserve
 
 RECORD_BYTES = FRAME_RECORD.itemsize
@@ -36,6 +36,15 @@ def hand_over(worker, ring, number, kind, packet, limit):
     copy(record + RECORD_BYTES + head_part, p.tail, kept - head_part)
     record_commit(ring)
     return 1
+
+
+@kernel
+def capture(worker, number, kind, packets, count, limit):
+    """Hand copies of a burst over as captured at a port: ``kind`` is RECEIVED or TRANSMITTED."""
+    captures = worker_at(worker).captures
+    for i in range(count):
+        hand_over(worker, captures, number, kind, load64(packets + i * 8), limit)
+    return 0
 
 
 @kernel

@@ -232,12 +232,14 @@ WORKER_QUEUES, WORKER_STOP = offset(WORKER, "queues"), offset(WORKER, "stop")
 WORKER_TURNS, WORKER_STATE = offset(WORKER, "turns"), offset(WORKER, "state")
 WORKER_BURST_SIZES, WORKER_STAGES = offset(WORKER, "burst_sizes"), offset(WORKER, "stage_cycles")
 
+RECEIVED, TRANSMITTED = range(2)  # what a capture saw
+
 # A frame handed to or taken from the control process; ``length`` bytes follow in the record.
 FRAME_RECORD = np.dtype(
     [
         ("time_ns", "i8"),  # Unix epoch
         ("port", "i4"),  # packet-in, capture: where it was seen; packet-out: where it is said to come from, -1 nowhere
-        ("kind", "i4"),  # capture: 0 received, 1 transmitted; packet-out: one of the OUT_ values
+        ("kind", "i4"),  # capture: RECEIVED or TRANSMITTED; packet-out: one of the OUT_ values
         ("wire_length", "i4"),
         ("length", "i4"),
         ("target", "i4"),  # packet-out: port number for OUT_PORT

@@ -9,12 +9,14 @@ from __future__ import annotations
 from penstock.datapath.clones import drop, free_clones
 from penstock.datapath.counters import count_drop
 from penstock.datapath.drops import INGRESS_DOWN, NO_PEER, PATCH_LOOP
-from penstock.datapath.handover import hand_over
+from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
     BURST,
     COUNTERS_BYTES,
     PORT_BYTES,
     PORT_UP,
+    RECEIVED,
+    TRANSMITTED,
     WORKER_BURST_SIZES,
     WORKER_STAGES,
     counters_at,
@@ -60,7 +62,10 @@ def cross_patch(worker, number):
         for _ in range(count):
             drop(worker, number, NO_PEER)
         return 0
+    out = port_at(w.ports + number * PORT_BYTES)
     into = port_at(w.ports + peer * PORT_BYTES)
+    if out.capture != 0 and w.trace == 0:
+        capture(worker, number, TRANSMITTED, w.patched, count, out.capture)
     kept = 0
     octets = 0
     for i in range(count):
@@ -78,12 +83,14 @@ def cross_patch(worker, number):
             note(w.trace, CROSSES_PATCH, peer, 0)
     call3(w.parse, peer, w.patched, kept)
     if w.trace == 0:
-        left = counters_at(port_at(w.ports + number * PORT_BYTES).counters + w.index * COUNTERS_BYTES)
+        left = counters_at(out.counters + w.index * COUNTERS_BYTES)
         left.tx_packets += count
         left.tx_bytes += octets
         entered = counters_at(into.counters + w.index * COUNTERS_BYTES)
         entered.rx_packets += count
         entered.rx_bytes += octets
+        if into.capture != 0:
+            capture(worker, peer, RECEIVED, w.patched, kept, into.capture)
     if into.state != PORT_UP:
         for _ in range(kept):
             drop(worker, peer, INGRESS_DOWN)
@@ -147,8 +154,7 @@ def run_burst(worker, rxq):
     c.rx_bytes += octets
     t2 = cycles() if sampled else 0
     if port.capture != 0:
-        for i in range(count):
-            hand_over(worker, w.captures, number, 0, load64(packets + i * 8), port.capture)
+        capture(worker, number, RECEIVED, packets, count, port.capture)
     if port.state == PORT_UP:
         call4(w.normal, worker, number, packets, count)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 
 from penstock.machine import kernel, offset, store64, view
 
-STEPS_MAX = 512
+STEPS_MAX = 3 * 4096 + 64  # a flood over every port there can be
 TRACE = np.dtype([("count", "i8"), ("steps", "i8", 3 * STEPS_MAX)], align=True)
 STEPS = offset(TRACE, "steps")
 

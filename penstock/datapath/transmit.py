@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from penstock.datapath.clones import CLONE_ROOM, copy_descriptor, drop
 from penstock.datapath.drops import CANNOT_FINISH, MTU_EXCEEDED, NO_BUFFERS, PORT_DOWN
-from penstock.datapath.handover import hand_over
+from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
     BURST,
     ETHERNET_HEADER,
@@ -27,6 +27,7 @@ from penstock.datapath.layout import (
     OUTPUT_PACKETS,
     PORT_BYTES,
     PORT_UP,
+    TRANSMITTED,
     TXQ_BYTES,
     output_at,
     packet_at,
@@ -56,8 +57,7 @@ def send(worker, number, packets, count):
     if count == 0:
         return 0
     if port.capture != 0:
-        for i in range(count):
-            hand_over(worker, w.captures, number, 1, load64(packets + i * 8), port.capture)
+        capture(worker, number, TRANSMITTED, packets, count, port.capture)
     txq = port.txqs + w.index * TXQ_BYTES
     q = txq_at(txq)
     lock = q.lock

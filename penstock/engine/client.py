@@ -27,6 +27,7 @@ from penstock.datapath.layout import (
     PORT_FREE,
     STAGES,
     SWITCH,
+    TRANSMITTED,
     WORKER,
 )
 from penstock.engine.frames import Captured, PacketIn, read_records, write_packet_out
@@ -227,16 +228,20 @@ class EngineClient:
             entries.append(FdbEntry(mac, key >> 48, port, age, bool(value & STATIC)))
         return sorted(entries, key=lambda entry: (entry.vlan, entry.mac))
 
+    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str) -> None:
+        """Add an address that neither ages nor moves, until its port is removed or the engine ends."""
+        self._ask("add_fdb", bridge=bridge, port=port, vlan=vlan, mac=mac)
+
     def flush_fdb(self, bridge: str, port: str | None = None) -> int:
         """Forget learned addresses, of one port or all; how many."""
         number = NO_PORT if port is None else self._port_number(port)
-        return fdb_expire(int(self._bridge_row(bridge)["fdb"]), FOREVER, number)
+        return fdb_expire(int(self._bridge_row(bridge)["fdb"]), FOREVER, number, STATIC)
 
     def age_fdb(self) -> int:
         """Forget addresses not seen for their bridge's ageing time; how many. To be called about once a second."""
         now = int(monotonic_ns()) // 1_000_000_000
         return sum(
-            fdb_expire(int(row["fdb"]), now - int(row["ageing"]), NO_PORT)
+            fdb_expire(int(row["fdb"]), now - int(row["ageing"]), NO_PORT, STATIC)
             for row in self._bridges[self._bridges["state"] != 0]
             if row["ageing"]
         )
@@ -271,7 +276,9 @@ class EngineClient:
         found = [frame for row in self._workers for frame in read_records(int(row["captures"]))]
         return sorted(
             (
-                Captured(f.time_ns, names.get(f.port, ""), "tx" if f.kind else "rx", f.wire_length, f.data)
+                Captured(
+                    f.time_ns, names.get(f.port, ""), "tx" if f.kind == TRANSMITTED else "rx", f.wire_length, f.data
+                )
                 for f in found
             ),
             key=lambda captured: captured.time_ns,
@@ -303,4 +310,5 @@ class EngineClient:
         number = self._port_number(port)
         if self._tracer is None:
             self._tracer = Tracer(int(self._root["ports"]), int(self._root["bridges"]), int(self._root["cycles_hz"]))
-        return self._tracer.trace(number, frame, self._numbers())
+        punt = bool(self._workers[0]["punt"])
+        return self._tracer.trace(number, frame, self._numbers(), punt)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from penstock.datapath.fdb import fdb_expire
+from penstock.datapath.fdb import STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
@@ -20,11 +20,14 @@ from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
 from penstock.ports import KINDS, PortContext, PortError
+from penstock.ports.netdev import parse_mac
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
 FOREVER = 1 << 31
+DEFAULT_MTU = 1500
+VLAN_MAX = 4094
 
 
 class Engine:
@@ -217,7 +220,7 @@ class Engine:
             self.workers.publish()
             self._publish_members(bridge, opened.spec.bridge)
             self._link_patches()
-            fdb_expire(int(self.tables.bridges[bridge]["fdb"]), FOREVER, opened.number)
+            fdb_expire(int(self.tables.bridges[bridge]["fdb"]), FOREVER, opened.number, 0)
             self.workers.quiesce()
             for address in (*opened.rxqs, *([opened.locks] if opened.locks else [])):
                 self.arena.free(address)
@@ -235,9 +238,12 @@ class Engine:
         if (spec.bridge, spec.kind, spec.options) != (old.bridge, old.kind, old.options):
             raise EngineFault(f"port '{spec.name}': bridge, type and options cannot change; remove it and add it again")
         row = self.tables.ports[opened.number]
-        if spec.mtu is not None and spec.mtu != opened.port.mtu:
+        mtu = spec.mtu
+        if mtu is None and old.mtu is not None and opened.port.makes_netdev:
+            mtu = DEFAULT_MTU  # no longer asked for: what the kernel gives a new device
+        if mtu is not None and mtu != opened.port.mtu:
             try:
-                opened.port.set_mtu(spec.mtu)
+                opened.port.set_mtu(mtu)
             except (PortError, OSError) as error:
                 raise EngineFault(naming(spec.name, error)) from error
             row["mtu"] = opened.port.mtu
@@ -246,8 +252,23 @@ class Engine:
             row["config"] = self.tables.vlan_config(spec.vlan)
             self.workers.quiesce()
             self.arena.free(config)
-            fdb_expire(int(self.tables.bridges[int(row["bridge"])]["fdb"]), FOREVER, opened.number)
+            fdb_expire(int(self.tables.bridges[int(row["bridge"])]["fdb"]), FOREVER, opened.number, STATIC)
         opened.spec = spec
+
+    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str) -> None:
+        """Add an address of a port that neither ages nor moves, until the port is removed."""
+        number, _ = self._bridge(bridge)
+        opened = self._port(port)
+        if opened.spec.bridge != bridge:
+            raise EngineFault(f"port '{port}' is on bridge '{opened.spec.bridge}', not on '{bridge}'")
+        if not 0 <= vlan <= VLAN_MAX:
+            raise EngineFault(f"VLAN {vlan} is out of range: 0 (untagged) to {VLAN_MAX}")
+        try:
+            key = int.from_bytes(parse_mac(port, mac), "little") | vlan << 48
+        except PortError as error:
+            raise EngineFault(str(error)) from error
+        if not fdb_add_static(int(self.tables.bridges[number]["fdb"]), key, opened.number, int(time.monotonic())):
+            raise EngineFault(f"bridge '{bridge}': no room for MAC address {mac} beside other static ones")
 
     def set_capture(self, name: str, snaplen: int) -> None:
         """Copy the first ``snaplen`` bytes of every frame that passes the port to the control process; 0 stops it."""

@@ -43,6 +43,9 @@ OPERATIONS: dict[str, Operation] = {
     "remove_port": lambda engine, request: engine.remove_port(request["name"]),
     "settle": lambda engine, _request: engine.settle(),
     "driver_stats": lambda engine, _request: engine.driver_stats(),
+    "add_fdb": lambda engine, request: engine.add_fdb(
+        request["bridge"], request["port"], request["vlan"], request["mac"]
+    ),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
     "kick": lambda engine, _request: engine.workers.kick(),

@@ -32,7 +32,7 @@ class Tracer:
         self._buffer = self._allocate(HEADROOM + FRAME_LIMIT)
         row = make_worker(self._allocate, self._worker, MAX_WORKERS, make_clone_pool(self._allocate, 1))
         row["ports"], row["bridges"], row["cycles_hz"] = ports, bridges, cycles_hz
-        row["trace"], row["punt"] = self._trace, 1
+        row["trace"] = self._trace
         self._row = row
         self._packet = int(load64(int(row["burst"])))
 
@@ -41,8 +41,9 @@ class Tracer:
         self._memory.append(block)
         return -(-ctypes.addressof(block) // ALIGN) * ALIGN
 
-    def trace(self, number: int, frame: bytes, names: Mapping[int, str]) -> TraceResult:
-        """Trace ``frame`` as received by port ``number``; ``names`` spells out port numbers."""
+    def trace(self, number: int, frame: bytes, names: Mapping[int, str], punt: bool) -> TraceResult:
+        """Trace ``frame`` as received by port ``number``; ``names`` spells numbers out, ``punt`` is the workers'."""
+        self._row["punt"] = int(punt)
         if not 1 <= len(frame) <= FRAME_LIMIT:
             raise ValueError(f"a frame to trace has 1 to {FRAME_LIMIT} bytes, not {len(frame)}")
         records(TRACE, self._trace)[0]["count"] = 0

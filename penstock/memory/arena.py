@@ -9,6 +9,7 @@ pages serve it when enough of them are free, plain pages otherwise.
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 from pathlib import Path
@@ -25,6 +26,8 @@ MAP_FIXED_NOREPLACE = 0x100000
 HUGE_PAGE_DIRECTORY = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
 HEADER = np.dtype([("magic", "i8"), ("size", "i8"), ("root", "i8"), ("page_bytes", "i8")], align=True)
+
+LOG = logging.getLogger("penstock.memory")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -64,10 +67,18 @@ class Arena:
     def create(cls, size: int, huge_pages: bool = True) -> Arena:
         """A new, zeroed arena of ``size`` bytes, on huge pages if ``huge_pages`` and enough are free."""
         size = -(-size // HUGE_PAGE) * HUGE_PAGE
-        huge = huge_pages and free_huge_bytes() >= size
-        fd = os.memfd_create("penstock-arena", os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge else 0))
+        if huge_pages and free_huge_bytes() >= size:
+            try:
+                return cls._create(size, HUGE_PAGE, os.MFD_HUGETLB)
+            except (ArenaError, OSError):
+                LOG.warning("huge pages were free a moment ago and are not now: the arena is on plain pages")
+        return cls._create(size, mmap.PAGESIZE, 0)
+
+    @classmethod
+    def _create(cls, size: int, page_bytes: int, flags: int) -> Arena:
+        fd = os.memfd_create("penstock-arena", os.MFD_CLOEXEC | flags)
         os.ftruncate(fd, size)
-        arena = cls(fd, size, HUGE_PAGE if huge else mmap.PAGESIZE)
+        arena = cls(fd, size, page_bytes)
         arena.header["size"], arena.header["page_bytes"] = size, arena.page_bytes
         arena.header["magic"] = MAGIC
         return arena

@@ -18,6 +18,7 @@ from penstock.datapath.layout import FRAME_MAX, HEADER_MAX
 from penstock.machine import records
 from penstock.memory import (
     RECORD_RING,
+    ArenaError,
     record_peek,
     record_release,
     record_ring_bytes,
@@ -74,11 +75,20 @@ class Dummy(Port):
     Options = DummyOptions
 
     def open(self) -> None:
-        arena = self.context.arena
         self.offloads = self.options.offloads
         self.mtu = self.context.mtu or 1500
-        self._ctx = arena.allocate(DUMMY.itemsize)
-        self._blocks = [self._ctx]
+        self._blocks: list[int] = []
+        self._replayed: list[int] = []
+        try:
+            self._allocate_all()
+        except ArenaError:
+            self.close()
+            raise
+        self.rx = [RxSpec(dummy_rx.address, self._ctx, pending=dummy_pending.address)]
+        self.tx = [TxSpec(dummy_tx.address, self._ctx)]
+
+    def _allocate_all(self) -> None:
+        self._ctx = self._allocate(DUMMY.itemsize)
         ctx = records(DUMMY, self._ctx)[0]
         ctx["ring"] = self._allocate(spsc_bytes(RING_FRAMES))
         spsc_init(int(ctx["ring"]), RING_FRAMES)
@@ -87,9 +97,6 @@ class Dummy(Port):
             ctx["kept"] = self._allocate(record_ring_bytes(KEEP_BYTES))
             record_ring_init(int(ctx["kept"]), KEEP_BYTES)
         self._record = ctx
-        self._replayed: list[int] = []
-        self.rx = [RxSpec(dummy_rx.address, self._ctx, pending=dummy_pending.address)]
-        self.tx = [TxSpec(dummy_tx.address, self._ctx)]
 
     def close(self) -> None:
         for block in [*self._blocks, *self._replayed]:

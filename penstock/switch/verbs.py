@@ -31,6 +31,7 @@ def verbs(control: Control) -> dict[str, Handler]:
         "show": service.show,
         "ports": service.ports,
         "fdb": service.fdb,
+        "add_fdb": service.add_fdb,
         "flush": service.flush,
         "stats": service.stats,
         "drops": service.drops,
@@ -76,6 +77,10 @@ class Verbs:
     async def fdb(self, request: Request) -> list[dict[str, Any]]:
         bridge = self._bridge(request)
         return [asdict(entry) for entry in await self.control.link.call(lambda client: client.fdb(bridge))]
+
+    async def add_fdb(self, request: Request) -> None:
+        bridge, port = self._bridge(request), self._port(request)
+        await self.control.link.call(lambda client: client.add_fdb(bridge, port, request["vlan"], request["mac"]))
 
     async def flush(self, request: Request) -> dict[str, int]:
         bridge = self._bridge(request)

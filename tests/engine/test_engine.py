@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import random
+import re
 import statistics
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from penstock.engine.engine import Engine, EngineFault
+from penstock.engine.engine import Engine
 from penstock.engine.frames import read_records, write_packet_out
+from penstock.engine.open_port import EngineFault
 from penstock.engine.warm import warm
 from penstock.machine import records
 from penstock.memory import RECORD_RING
@@ -133,6 +135,20 @@ class TestPortsUnderTraffic:
         sent(engine, "a")
         send(engine, "c", [frame(mac(0), mac(2))])
         assert sent(engine, "a") == [tagged(frame(mac(0), mac(2)), 5)]
+
+    def test_a_static_address_goes_with_its_port(self, engine: Engine) -> None:
+        add_bridge(engine, "a", "b")
+        engine.add_fdb("br0", "b", 5, "02:00:00:00:00:07")
+        assert list(fdb(engine, "br0").values()) == ["b"]
+        engine.remove_port("b")
+        assert fdb(engine, "br0") == {}
+        for operands, text in (
+            (("br0", "a", 5000, "02:00:00:00:00:07"), "VLAN 5000 is out of range: 0"),
+            (("br0", "a", 5, "02:00"), "mac '02:00' is not a unicast MAC address"),
+            (("br0", "x", 5, "02:00:00:00:00:07"), "no port 'x'; there are: a"),
+        ):
+            with pytest.raises(EngineFault, match=re.escape(text)):
+                engine.add_fdb(*operands)
 
     def test_a_number_is_not_used_again_at_once(self, engine: Engine) -> None:
         add_bridge(engine, "a", "b")

@@ -43,7 +43,7 @@ class Bench:
 
     def trace(self, name: str, data: bytes) -> TraceResult:
         names = {port.number: name for name, port in self.engine.ports.items()}
-        return self.tracer.trace(self.engine.ports[name].number, data, names)
+        return self.tracer.trace(self.engine.ports[name].number, data, names, punt=False)
 
     def state(self) -> object:
         """All that a trace must leave alone."""

@@ -133,7 +133,7 @@ def test_it_is_a_dictionary_while_there_is_room(steps: list[tuple[str, int, int]
             assert fdb_add_static(table.address, a, b, now) == 1
             twin.add_static(a, b, now)
         else:
-            assert fdb_expire(table.address, a, b) == twin.expire(a, b)
+            assert fdb_expire(table.address, a, b, STATIC) == twin.expire(a, b)
             assert table.count() == len(twin.entries)
         assert [table.lookup(key) for key in KEYS] == [twin.lookup(key) for key in KEYS]
     assert table.entries() == {key: (entry.port, entry.second, entry.static) for key, entry in twin.entries.items()}
@@ -158,7 +158,7 @@ def test_a_full_table_replaces_the_oldest_in_reach_and_stays_within_its_limit(li
     assert table.count() == limit == len(table.entries())
     assert table.lookup(3 * limit - 1) == 1
     assert int(table.header["evicted"]) + int(table.header["refused"]) == 2 * limit
-    fdb_expire(table.address, 0, -1)
+    fdb_expire(table.address, 0, -1, STATIC)
     assert table.count() == limit
 
 
@@ -180,7 +180,7 @@ def test_more_addresses_than_places_in_reach_replace_the_oldest() -> None:
     for now, key in enumerate(keys):
         table.learn(key, 3, now)
     assert sorted(table.entries()) == sorted(keys[4:])
-    fdb_expire(table.address, 0, -1)
+    fdb_expire(table.address, 0, -1, STATIC)
     assert table.count() == 8
 
 
@@ -204,7 +204,7 @@ def test_a_forgotten_address_comes_back_into_a_full_table() -> None:
     for key in others:
         table.learn(key, 1, 5)
     # Its own place is free again, and the first of the bucket; the table is full nevertheless.
-    assert fdb_expire(table.address, 1, -1) == 1
+    assert fdb_expire(table.address, 1, -1, STATIC) == 1
     table.header["limit"] = 3
     table.learn(first, 2, 9)
     assert table.lookup(first) == 2
@@ -238,7 +238,7 @@ def test_threads_that_learn_while_another_forgets(limit: int) -> None:
     def forget() -> int:
         nonlocal scans
         while scans < 50:
-            fdb_expire(table.address, NEVER, scans % 3 or -1)
+            fdb_expire(table.address, NEVER, scans % 3 or -1, STATIC)
             scans += 1
             time.sleep(0.0005)
         return 0
@@ -246,12 +246,12 @@ def test_threads_that_learn_while_another_forgets(limit: int) -> None:
     assert in_threads(lambda: work(0), lambda: work(1), forget) == [0, 0, 0]
     entries = table.entries()
     assert {port for port, _, _ in entries.values()} <= {1, 2}
-    fdb_expire(table.address, 0, -1)
+    fdb_expire(table.address, 0, -1, STATIC)
     assert table.count() == len(entries)
     assert not records(FDB, table.address)[0]["locks"].any()
     for key in (5, 6):
         store64(keys[0].address, key)
         table.learn(key, 2, 20)
-        fdb_expire(table.address, NEVER, -1)
+        fdb_expire(table.address, NEVER, -1, STATIC)
     assert table.entries() == {}
     assert table.count() == 0

@@ -56,6 +56,21 @@ def test_an_address_that_moves_is_followed_at_once(lab: Lab, wires: dict[str, Wi
     assert lab.fdb()[A, 0] == "three"
 
 
+def test_a_static_address_neither_moves_nor_is_forgotten(lab: Lab, wires: dict[str, Wire]) -> None:
+    fixed = "02:00:00:00:00:0f"
+    added = lab.switch.command("fdb", "br0", "--add", fixed, "--port", "one")
+    assert added.returncode == 0
+    assert "static" in added.stdout
+    wires["two"].send(frame(fixed, payload=b"said to come from elsewhere"))
+    assert lab.switch.command("flush", "br0").returncode == 0
+    assert lab.fdb() == {(fixed, 0): "one"}
+    wires["three"].send(frame(B, fixed, b"only to one"))
+    assert heard(wires, b"only to one") == {"one"}
+    refused = lab.switch.command("fdb", "br0", "--add", "ff:ff:ff:ff:ff:ff", "--port", "one")
+    assert refused.returncode == 1
+    assert "'ff:ff:ff:ff:ff:ff' is not a unicast MAC address" in refused.stderr
+
+
 def test_silent_addresses_are_forgotten(lab: Lab, wires: dict[str, Wire]) -> None:
     wires["one"].send(frame(A, payload=b"once"))
     eventually("the address is learned", lambda: (A, 0) in lab.fdb())

@@ -80,15 +80,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory, capture_file: Path) -> Iterato
         yield lab
 
 
-def transfer(lab: Lab, source: str, target: str, version: int, megabytes: int) -> None:
-    """A TCP stream whose content must come through as it was sent."""
+def transfer(lab: Lab, source: str, target: str, version: int, megabytes: int) -> float:
+    """A TCP stream whose content must come through as it was sent; its rate in Gb/s, hashing at both ends included."""
     address = ADDRESSES[target][0 if version == 4 else 1]
     receiving = traffic.receiver(lab.hosts[target], "tcp", 5001, "--hash")
     sending = traffic.sender(lab.hosts[source], "tcp", address, 5001, "--hash", "--bytes", str(megabytes * 1_000_000))
     sent, received = traffic.result(sending), traffic.result(receiving)
     assert received["bytes"] == sent["bytes"] == megabytes * 1_000_000
     assert received["sha256"] == sent["sha256"]
-    print(f"{source} to {target}, IPv{version}: {received['bytes'] * 8 / received['seconds'] / 1e9:.1f} Gb/s")
+    return float(received["bytes"] * 8 / received["seconds"] / 1e9)
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -81,6 +81,8 @@ def test_vlan_and_mtu_change_in_place(lab: Lab) -> None:
     assert lab.state("vm2")["mtu"] == 2000
     assert lab.state("vm2")["vlan"]["tag"] == 30
     assert {vlan for _mac, vlan in lab.fdb()} == {30}, "addresses learned in the old VLAN are forgotten"
+    lab.reload(BASE)
+    assert lab.state("vm2")["mtu"] == 1500, "an MTU that is no longer asked for is the kernel's default again"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_control_killed_under_load_loses_nothing(lab: Lab) -> None:
     assert lab.reload() == "nothing to change\n"
 
 
-def test_engine_killed_is_back_within_two_seconds(lab: Lab) -> None:
+def test_engine_killed_is_back_within_two_seconds(lab: Lab, measured: Callable[[str], None]) -> None:
     addresses = lab.hosts["vm1"].run("ip", "-4", "-json", "address", "show", "eth0").stdout
     receiving = traffic.receiver(lab.hosts["vm2"], "udp", 5001, "--idle", "10")
     sending = traffic.sender(lab.hosts["vm1"], "udp", "10.0.0.2", 5001, "--rate", "1000", "--seconds", "6")
@@ -70,7 +71,7 @@ def test_engine_killed_is_back_within_two_seconds(lab: Lab) -> None:
     during = lab.switch.command("ports")
     lab.switch.await_return("engine", killed)
     sent, received = traffic.result(sending), traffic.result(receiving)
-    print(f"forwarding again {received['longest_gap']:.2f} s after the engine was killed")
+    measured(f"forwarding again {received['longest_gap']:.2f} s after the engine was killed")
     assert 0 < received["longest_gap"] < 2.0
     assert received["received"] > 0.6 * sent["sent"]
     assert during.returncode == 0 or "signal 9" in during.stderr
@@ -107,7 +108,7 @@ def test_a_killed_supervisor_takes_its_processes_with_it(lab: Lab) -> None:
     assert "vm1" in lab.site.links()
 
 
-def test_a_warm_start_forwards_within_three_seconds(lab: Lab) -> None:
+def test_a_warm_start_forwards_within_three_seconds(lab: Lab, measured: Callable[[str], None]) -> None:
     assert lab.switch.stop() == 0
     began = time.monotonic()
     lab.start(CONFIG)
@@ -116,18 +117,18 @@ def test_a_warm_start_forwards_within_three_seconds(lab: Lab) -> None:
     while ping(lab.hosts["vm1"], "10.0.0.2", count=1, timeout=0.2).received == 0:
         assert time.monotonic() - began < 10
     seconds = time.monotonic() - began
-    print(f"the first frame was forwarded {seconds:.2f} s after the start ({lab.switch.ready_line})")
+    measured(f"the first frame was forwarded {seconds:.2f} s after the start ({lab.switch.ready_line})")
     assert seconds < 3.0
 
 
-def test_at_rest_it_takes_next_to_nothing(lab: Lab) -> None:
+def test_at_rest_it_takes_next_to_nothing(lab: Lab, measured: Callable[[str], None]) -> None:
     status = lab.switch.status()
     pids = [status["pid"], status["engine"]["pid"], status["control"]["pid"]]
     time.sleep(1)
     before, began = sum(map(cpu_seconds, pids)), time.monotonic()
     time.sleep(3)
     used = (sum(map(cpu_seconds, pids)) - before) / (time.monotonic() - began)
-    print(f"at rest the switch takes {100 * used:.1f} % of a core")
+    measured(f"at rest the switch takes {100 * used:.1f} % of a core")
     assert used < 0.04
 
 
