@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -27,22 +27,26 @@ def main() -> int:
     try:
         rights.acquire()
         _warm()
-        with ExitStack() as stack:
-            story = _stage(stack, console)
-            held = story.tell()
-            if options.stay:
-                story.instructions(rights.inside())
-                signal.pause()
-    except rights.RightsError as error:
-        print(f"penstock demo: {error}", file=sys.stderr)
-        return 1
-    except (HostError, LaunchError) as error:
+        held = _show(console, options.stay)
+    except (rights.RightsError, HostError, LaunchError) as error:
         print(f"penstock demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         console.print("stopped; everything is removed")
-        return 0 if options.stay else 130
+        return 130
     return 0 if held else 1
+
+
+def _show(console: Console, stay: bool) -> bool:
+    """The whole demo; true when every claim held."""
+    with ExitStack() as stack:
+        story = _stage(stack, console)
+        held = story.tell()
+        if stay:
+            story.instructions(rights.inside())
+            with suppress(KeyboardInterrupt):
+                signal.pause()
+    return held
 
 
 def _warm() -> None:

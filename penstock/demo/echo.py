@@ -41,8 +41,8 @@ def ping(host: Host, address: str, count: int = 3, timeout: float = 1.0, size: i
             began = time.monotonic()
             try:
                 endpoint.sendto(request, (address, 0))
-            except OSError:  # the kernel reports here that an earlier request found nobody: no reply either
-                time.sleep(timeout)
+            except OSError:  # no route, or the kernel's word that an earlier request found nobody: no reply either
+                time.sleep(0.1)
                 continue
             if _await_reply(endpoint, version6, identifier, sequence, began + timeout):
                 times.append(time.monotonic() - began)
