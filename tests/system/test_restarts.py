@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,14 +123,15 @@ def test_a_warm_start_forwards_within_three_seconds(lab: Lab, measured: Callable
 def test_at_rest_it_takes_next_to_nothing(lab: Lab, measured: Callable[[str], None]) -> None:
     status = lab.switch.status()
     pids = [status["pid"], status["engine"]["pid"], status["control"]["pid"]]
-    time.sleep(1)
+    time.sleep(2)
     before, began = sum(map(cpu_seconds, pids)), time.monotonic()
     time.sleep(3)
     used = (sum(map(cpu_seconds, pids)) - before) / (time.monotonic() - began)
     measured(f"at rest the switch takes {100 * used:.1f} % of a core")
-    assert used < 0.04
+    assert used < 0.02
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Time that all threads of a process ran, to the nanosecond (proc/PID/stat counts in steps of 10 ms)."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
