@@ -41,7 +41,7 @@ def kernel(function: Function) -> Any:
 def inlined(function: Function) -> Any:
     """A kernel whose code LLVM puts at every place of use: for the few lines that run for each packet.
 
-    A call of another kernel costs five to ten cycles and a compiled copy costs compile time: keep such kernels short.
+    A call of another kernel costs several cycles and a compiled copy costs compile time: keep such kernels short.
     """
     return _compile(function, forceinline=True)
 
