@@ -56,6 +56,7 @@ VALID, STATIC = 1 << 16, 1 << 17
 SECOND_SHIFT = 32
 MAC_MASK = (1 << 48) - 1
 NO_KEY = -1  # not 0: that is the address of zeros in VLAN 0
+FOREVER = 1 << 31  # a second that no entry was seen in yet: all were seen before
 COUNT, EVICTED, REFUSED = offset(FDB, "count"), offset(FDB, "evicted"), offset(FDB, "refused")
 LOCKS_AT = offset(FDB, "locks")
 

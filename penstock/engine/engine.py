@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from penstock.datapath.fdb import STATIC, fdb_add_static, fdb_expire
+from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
@@ -25,7 +25,6 @@ from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
-FOREVER = 1 << 31
 DEFAULT_MTU = 1500
 VLAN_MAX = 4094
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from penstock.datapath.drops import REASONS
-from penstock.datapath.fdb import FDB, PORT_MASK, SECOND_SHIFT, SLOTS, STATIC, fdb_expire
+from penstock.datapath.fdb import ENTRY, FDB, FOREVER, PORT_MASK, SECOND_SHIFT, SLOTS, STATIC, fdb_expire
 from penstock.datapath.layout import (
     BRIDGE,
     COUNTERS,
@@ -31,9 +31,7 @@ from penstock.machine import monotonic_ns, records
 from penstock.memory import RECORD_RING, Arena
 
 NO_PORT = -1
-FOREVER = 1 << 31
 COUNTER_NAMES = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
-ENTRY = np.dtype([("key", "u8"), ("value", "u8")])
 
 
 class EngineError(Exception):

@@ -23,13 +23,11 @@ Build = Callable[..., Any]
 class Op(_Intrinsic):  # type: ignore[misc]
     """An intrinsic that plain Python can call too: there it runs its twin."""
 
-    def __init__(self, name: str, defn: Callable[..., Any], twin: Twin | None = None) -> None:
+    def __init__(self, name: str, defn: Callable[..., Any], twin: Twin) -> None:
         super().__init__(name, defn)
         self._twin = twin
 
     def __call__(self, *args: Any) -> Any:
-        if self._twin is None:
-            raise NotImplementedError(f"operation {self._name} has no plain-Python twin")
         return self._twin(*map(int, args))
 
 
