@@ -4,9 +4,10 @@ Who writes: PORT, BRIDGE, MEMBERS, PORT_CONFIG, RXQ_LIST and the constant part o
 engine's main thread; it replaces what workers follow by storing a pointer and frees the old after every worker passed
 a quiet point. PACKET, OUTPUT, COUNTERS and the running part of WORKER and RXQ belong to one worker.
 
-A packet's bytes are ``head_len`` bytes at ``head``, then ``tail_len`` at ``tail``. Every header lies in ``head``: a
+A packet's bytes are ``head_len`` bytes at ``head``, then ``tail_len`` of its tail. Every header lies in ``head``: a
 receive function puts at least min(length, 256) bytes there, and at most HEADER_MAX when there is a tail. ``headroom``
-bytes (at least HEADROOM) before ``head`` may be overwritten.
+bytes (at least HEADROOM) before ``head`` may be overwritten. The tail is one piece at ``tail``, or, when ``frags`` is
+not 0, the ``frag_count`` pieces that the FRAGs at ``frags`` list (``fragments`` has the kernels for those).
 """
 
 from __future__ import annotations
@@ -59,10 +60,16 @@ PACKET = np.dtype(
         ("key", "i8"),  # address of its flow key
         ("source", "i8"),  # FDB buckets of its addresses
         ("destination", "i8"),
-        ("pad", "i8", 7),
+        ("frags", "i8"),  # address of FRAGs that make up the tail; 0: it is one piece at ``tail``
+        ("frag_count", "i8"),
+        ("pad", "i8", 5),
     ],
     align=True,
 )
+
+FRAG = np.dtype([("address", "i8"), ("length", "i8")], align=True)
+FRAG_BYTES = FRAG.itemsize
+FRAGS_MAX = 128  # pieces of one packet's tail
 
 RXQ = np.dtype(
     [
