@@ -21,6 +21,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("runt", "rx", "shorter than an Ethernet header, or cut off in its VLAN tag"),
     Reason("oversized", "rx", "longer than a receive buffer, which holds 64 KB and headers"),
     Reason("bad_offload", "rx", "the sender's offload header contradicts the frame (segment size, checksum position)"),
+    Reason("bad_descriptor", "rx", "the guest's buffers do not hold a frame, or are not all in its memory"),
     Reason("multicast_source", "rx", "the source MAC address is a multicast address"),
     Reason(
         "reserved_multicast", "rx", "for a link-local group address (01:80:c2:00:00:0x), which bridges do not forward"
@@ -34,6 +35,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("port_down", "tx", "the port is down or its device is gone"),
     Reason("mtu_exceeded", "tx", "longer than the MTU of the port it was to leave by"),
     Reason("tx_ring_full", "tx", "the receiver takes frames slower than they come"),
+    Reason("buffers_too_small", "tx", "longer than a receive buffer of the guest, which does not merge buffers"),
     Reason("tx_rejected", "tx", "the receiving device refused the frame or its offload header"),
     Reason("no_buffers", "tx", "no free packet buffer to copy or segment the frame"),
     Reason("cannot_finish", "tx", "a large segment or open checksum that neither the port nor software can finish"),
@@ -46,6 +48,7 @@ REASONS: tuple[Reason, ...] = (
     RUNT,
     OVERSIZED,
     BAD_OFFLOAD,
+    BAD_DESCRIPTOR,
     MULTICAST_SOURCE,
     RESERVED_MULTICAST,
     VLAN_NOT_MEMBER,
@@ -57,6 +60,7 @@ REASONS: tuple[Reason, ...] = (
     PORT_DOWN,
     MTU_EXCEEDED,
     TX_RING_FULL,
+    BUFFERS_TOO_SMALL,
     TX_REJECTED,
     NO_BUFFERS,
     CANNOT_FINISH,

@@ -6,9 +6,10 @@ counts it; forwarding never waits for the control process.
 
 from __future__ import annotations
 
+from penstock.datapath.fragments import copy_packet
 from penstock.datapath.layout import FRAME_RECORD, frame_record_at, packet_at, worker_at
 from penstock.datapath.trace import PUNTED, note
-from penstock.machine import copy, kernel, load64, monotonic_ns
+from penstock.machine import kernel, load64, monotonic_ns
 from penstock.memory import record_commit, record_reserve
 
 RECORD_BYTES = FRAME_RECORD.itemsize
@@ -31,9 +32,7 @@ def hand_over(worker, ring, number, kind, packet, limit):
     r.wire_length = length
     r.length = kept
     r.target = 0
-    head_part = p.head_len if p.head_len < kept else kept
-    copy(record + RECORD_BYTES, p.head, head_part)
-    copy(record + RECORD_BYTES + head_part, p.tail, kept - head_part)
+    copy_packet(record + RECORD_BYTES, packet, kept)
     record_commit(ring)
     return 1
 

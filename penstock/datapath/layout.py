@@ -69,11 +69,11 @@ PACKET = np.dtype(
 
 FRAG = np.dtype([("address", "i8"), ("length", "i8")], align=True)
 FRAG_BYTES = FRAG.itemsize
-FRAGS_MAX = 128  # pieces of one packet's tail
+FRAGS_MAX = 128  # pieces of one packet's tail; a FRAG is also a struct iovec
 
 RXQ = np.dtype(
     [
-        ("rx", "i8"),  # rx_burst(rxq, packets, max) -> n
+        ("rx", "i8"),  # rx_burst(rxq, packets, max) -> n; negative: out of service, not to be asked again
         ("release", "i8"),  # release(rxq): the burst was transmitted; 0 when there is nothing to give back
         ("pending", "i8"),  # for queues without descriptor: pending(rxq) -> 1 when frames wait
         ("ctx", "i8"),  # the kind's private struct
@@ -83,6 +83,8 @@ RXQ = np.dtype(
         ("error", "i4"),  # errno that the receive function met: the queue is not asked again
         ("active", "i4"),  # the worker's: frames waited at the last look
         ("counters", "i8"),  # COUNTERS of this port and the worker that holds the queue, for what rx itself must drop
+        ("arm", "i8"),  # for queues polled until quiet: arm(rxq) asks for a wake-up by ``fd``, 1 when frames wait
+        ("quiet_since", "i8"),  # the worker's: cycle counter when such a queue was first found empty; 0: it was not
     ],
     align=True,
 )
@@ -97,12 +99,12 @@ TXQ = np.dtype(
         ("queue", "i4"),
         ("offloads", "i4"),
         ("port", "i4"),
-        ("scratch", "i8"),  # 4 KB, the worker's, for vectors of buffers
+        ("scratch", "i8"),  # TX_SCRATCH bytes, the worker's, for vectors of buffers
         ("pad", "i8"),
     ],
     align=True,
 )
-TX_SCRATCH = 4096
+TX_SCRATCH = 8192
 
 DROPS_MAX = 56
 assert len(REASONS) <= DROPS_MAX
@@ -203,10 +205,11 @@ WORKER = np.dtype(
         ("tx_scratch", "i8"),
         ("kick", "i8"),  # eventfd
         ("cpu", "i8"),  # the CPU it is pinned to; -1: any
+        ("joined", "i8"),  # FRAME_MAX bytes where a tail in pieces is made one
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),
-        ("pad1", "i8", 6),
+        ("pad1", "i8", 5),
         # written by the worker, read by the main thread
         ("turns", "i8"),
         ("state", "i8"),

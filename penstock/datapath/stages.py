@@ -135,14 +135,14 @@ def add_stage(worker, stage, spent):
 
 @kernel
 def run_burst(worker, rxq):
-    """Receive and forward one burst of a queue: the number of packets."""
+    """Receive and forward one burst of a queue: the number of packets, negative when the queue is out of service."""
     w = worker_at(worker)
     q = rxq_at(rxq)
     sampled = w.bursts & (SAMPLED - 1) == 0
     t0 = cycles() if sampled else 0
     count = call3(q.rx, rxq, w.packets, BURST)
     if count <= 0:
-        return 0
+        return count
     number = q.port
     port = port_at(w.ports + number * PORT_BYTES)
     packets = w.burst

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from penstock.datapath.clones import CLONE_ROOM, copy_descriptor, drop
 from penstock.datapath.drops import CANNOT_FINISH, MTU_EXCEEDED, NO_BUFFERS, PORT_DOWN
+from penstock.datapath.fragments import join_tail
 from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
     BURST,
@@ -178,9 +179,13 @@ def prepare(worker, number, packets, count, offloads, mtu):
             drop(worker, number, MTU_EXCEEDED)
             continue
         missing = needed_offload(packet) & ~offloads
-        if p.gso_type != 0 and missing != 0:
+        joins = int(missing != 0 and p.frags != 0)
+        if missing != 0 and (p.gso_type != 0 or joins == 1):
             send(worker, number, w.staged, ready)
             ready = 0
+        if joins == 1:
+            join_tail(packet, w.joined)
+        if p.gso_type != 0 and missing != 0:
             segment(worker, number, packet)
             continue
         if missing != 0:
@@ -192,6 +197,9 @@ def prepare(worker, number, packets, count, offloads, mtu):
             p.flags = p.flags & ~FLAG_CSUM_PARTIAL | FLAG_CSUM_VALID
         store64(w.staged + ready * 8, packet)
         ready += 1
+        if joins == 1:
+            send(worker, number, w.staged, ready)  # before the next one takes the place where its tail was joined
+            ready = 0
     return send(worker, number, w.staged, ready)
 
 

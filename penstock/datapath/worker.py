@@ -1,10 +1,11 @@
 """The worker loop: one thread, one compiled function, no Python and no GIL while it runs.
 
-A turn asks every queue without a descriptor, and those of the others that had frames at the last look; epoll tells
-which of the quiet ones have some now. At the start of a turn the worker adds one to ``turns`` and reads its list of
-queues again: when the main thread has replaced the list (or any pointer that workers follow) and has seen a later
-turn begin, nothing old is in use. An idle worker sleeps in epoll_wait until a descriptor is ready or its kick eventfd
-is written.
+A turn asks every queue without a descriptor, and those of the others that are active; epoll tells which of the quiet
+ones have frames now. A queue leaves the active list when it gave less than a full burst, or, if it has to be armed (a
+guest's, which is spared kicks while we look ourselves), when it was empty for as long as an idle worker polls. At the
+start of a turn the worker adds one to ``turns`` and reads its list of queues again: when the main thread has replaced
+the list (or any pointer that workers follow) and has seen a later turn begin, nothing old is in use. An idle worker
+sleeps in epoll_wait until a descriptor is ready or its kick eventfd is written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from penstock.datapath.layout import (
     LIST_QUEUES,
     OUT_PORT,
     POLL_ADAPTIVE,
+    POLL_BUSY,
     PORT_BYTES,
     PORT_FREE,
     PORT_UP,
@@ -94,8 +96,27 @@ def take_events(worker, count):
 
 
 @kernel
-def run_active(worker):
-    """One burst of every active queue; those that gave less than a full burst leave the list. Packets received."""
+def stays_polled(worker, rxq, count, now):
+    """Whether a queue that has to be armed is looked at in the next turn too."""
+    w = worker_at(worker)
+    q = rxq_at(rxq)
+    if count < 0:
+        return 0
+    if count > 0 or w.poll == POLL_BUSY:
+        q.quiet_since = 0
+        return 1
+    if q.quiet_since == 0:
+        q.quiet_since = now
+        return 1
+    if now - q.quiet_since <= w.spin_cycles:
+        return 1
+    q.quiet_since = 0
+    return call1(q.arm, rxq)
+
+
+@kernel
+def run_active(worker, now):
+    """One burst of every active queue; those found quiet leave the list. Packets received."""
     w = worker_at(worker)
     received = 0
     i = 0
@@ -103,8 +124,9 @@ def run_active(worker):
         rxq = load64(w.active + i * 8)
         q = rxq_at(rxq)
         count = run_burst(worker, rxq)
-        received += count
-        if count == BURST:
+        if count > 0:
+            received += count
+        if count == BURST or (q.arm != 0 and stays_polled(worker, rxq, count, now) == 1):
             i += 1
             continue
         q.active = 0
@@ -135,6 +157,7 @@ def run_packet_out(worker):
         p.head_len = r.length
         p.tail = 0
         p.tail_len = 0
+        p.frags = 0
         p.headroom = RECORD_BYTES
         p.gso_type = 0
         p.gso_size = 0
@@ -197,7 +220,15 @@ def begin_turn(worker, queues):
     if current != queues:
         w.active_count = 0
         for i in range(list_at(current).count):
-            rxq_at(load64(current + LIST_QUEUES + i * 8)).active = 0
+            rxq = load64(current + LIST_QUEUES + i * 8)
+            q = rxq_at(rxq)
+            q.active = 0
+            if q.arm != 0:
+                # It may be in service now, or have been so without asking for wake-ups.
+                q.active = 1
+                q.quiet_since = 0
+                store64(w.active + w.active_count * 8, rxq)
+                w.active_count += 1
     return current
 
 
@@ -216,9 +247,9 @@ def worker_loop(worker):
         polled = list_at(queues).polled
         for i in range(polled):
             received += run_burst(worker, load64(queues + LIST_QUEUES + i * 8))
-        if list_at(queues).count > polled and (w.active_count == 0 or w.turns & EPOLL_EVERY == 0):
+        if list_at(queues).count - polled > w.active_count and (w.active_count == 0 or w.turns & EPOLL_EVERY == 0):
             take_events(worker, sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, 0))
-        received += run_active(worker)
+        received += run_active(worker, started)
         received += run_packet_out(worker)
         now = cycles()
         w.last_cycles = now
@@ -226,7 +257,7 @@ def worker_loop(worker):
             w.busy_turns += 1
             w.busy_cycles += now - started
             last_work = now
-        elif w.poll == POLL_ADAPTIVE and now - last_work > w.spin_cycles:
+        elif w.poll == POLL_ADAPTIVE and w.active_count == 0 and now - last_work > w.spin_cycles:
             sleep(worker, queues)
             now = cycles()
             last_work = now

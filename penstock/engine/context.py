@@ -17,6 +17,7 @@ from penstock.datapath.layout import (
     BURST,
     CLONES_MAX,
     EVENTS_MAX,
+    FRAME_MAX,
     MAX_PORTS,
     OUTPUT_BYTES,
     PACKET,
@@ -65,6 +66,7 @@ def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     row["active"] = allocate(MAX_PORTS * 8)
     row["segmentation"] = allocate(SEGMENTATION.itemsize)
     row["rx_scratch"], row["tx_scratch"] = allocate(BURST * SCRATCH_STRIDE), allocate(TX_SCRATCH)
+    row["joined"] = allocate(FRAME_MAX)
     row["unix_offset"] = time.time_ns() - time.monotonic_ns()
     bursts = records(np.dtype(np.int64), int(row["burst"]), BURST)
     for i in range(BURST):

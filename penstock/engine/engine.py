@@ -20,6 +20,7 @@ from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
 from penstock.ports import KINDS, PortContext, PortError
+from penstock.ports.loop import Loop
 from penstock.ports.netdev import parse_mac
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
@@ -46,6 +47,7 @@ class Engine:
         self.workers = Workers(self.arena, workers, cpus, poll, self.tables.ports_address, self.tables.bridges_address)
         self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
         self.ports: dict[str, OpenPort] = {}
+        self.loop = Loop()
         self._store = FdStore()
         self._kept = self._store.take_all()
         root = self.arena.allocate(SWITCH.itemsize)
@@ -68,6 +70,7 @@ class Engine:
             self.remove_port(name)
         self.workers.stop()
         self._store.close()
+        self.loop.close()
         self.arena.close()
 
     def settle(self) -> None:
@@ -155,6 +158,11 @@ class Engine:
             keep=self._store.store,
             forget=self._store.forget,
             kick=self.workers.kick,
+            quiesce=self.workers.quiesce,
+            loop=self.loop,
+            set_fd=lambda queue, fd: self.workers.watch(self.ports[spec.name].rxqs[queue], fd),
+            refresh=self.workers.publish,
+            set_offloads=lambda offloads: self.tables.set_offloads(self.ports[spec.name].number, offloads),
         )
 
     def add_port(self, spec: PortSpec) -> int:
@@ -184,6 +192,7 @@ class Engine:
                 raise EngineFault(naming(spec.name, error)) from error
             raise
         self._link_patches()
+        port.start()
         return number
 
     def _install(self, opened: OpenPort, bridge: int) -> None:
@@ -196,7 +205,9 @@ class Engine:
         opened.check(self.tables.ports[opened.number])
         for each in port.rx:
             rxq = self.arena.allocate(RXQ.itemsize)
-            records(RXQ, rxq)[0] = (each.rx, each.release, each.pending, each.ctx, 0, each.fd, number, 0, 0, 0)
+            row = records(RXQ, rxq)[0]
+            row["rx"], row["release"], row["pending"], row["arm"] = each.rx, each.release, each.pending, each.arm
+            row["ctx"], row["fd"], row["port"] = each.ctx, each.fd, number
             opened.rxqs.append(rxq)
             self.workers.deal(rxq)
         self.workers.publish()

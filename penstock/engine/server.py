@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -71,41 +70,48 @@ class Server:
         self._listener.bind(str(self._path))
         self._path.chmod(0o600)
         self._listener.listen()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._loop = engine.loop
+        self._loop.watch(self._listener.fileno(), self._accept)
+        self._clients: list[Client] = []
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop.watch(self._wake, lambda: None)  # it is written once, and then the loop has ended
         self._stopping = False
 
     def stop(self) -> None:
         """Have ``serve`` return; callable from a signal handler."""
         self._stopping = True
-        os.write(self._wake_write, b"x")
+        os.eventfd_write(self._wake, 1)
 
     def serve(self) -> None:
         """Answer requests until ``stop``; look at the ports' devices each second."""
         next_check = time.monotonic() + CHECK_SECONDS
         while not self._stopping:
-            for key, _events in self._selector.select(max(0.0, next_check - time.monotonic())):
-                if key.fileobj is self._listener:
-                    connection, _ = self._listener.accept()
-                    connection.settimeout(CLIENT_SECONDS)
-                    self._selector.register(connection, selectors.EVENT_READ, Client(connection))
-                elif isinstance(key.data, Client):
-                    self._answer(key.data)
+            self._loop.turn(max(0.0, next_check - time.monotonic()))
             if time.monotonic() >= next_check:
                 self._engine.check_ports()
                 next_check = time.monotonic() + CHECK_SECONDS
         self._close()
 
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(CLIENT_SECONDS)
+        client = Client(connection)
+        self._clients.append(client)
+        self._loop.watch(connection.fileno(), lambda: self._answer(client))
+
+    def _disconnect(self, client: Client) -> None:
+        self._loop.unwatch(client.connection.fileno())
+        self._clients.remove(client)
+        client.connection.close()
+
     def _close(self) -> None:
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.fileobj, socket.socket):
-                key.fileobj.close()
-        self._selector.close()
+        for client in list(self._clients):
+            self._disconnect(client)
+        self._loop.unwatch(self._listener.fileno())
+        self._listener.close()
+        self._loop.unwatch(self._wake)
+        os.close(self._wake)
         self._path.unlink(missing_ok=True)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _answer(self, client: Client) -> None:
         """Answer the requests that are whole; any failure to talk ends the connection."""
@@ -122,8 +128,7 @@ class Server:
         except (OSError, ValueError) as error:
             if not isinstance(error, ConnectionError):
                 LOG.warning("a client of the message socket was disconnected: %s", error)
-            self._selector.unregister(connection)
-            connection.close()
+            self._disconnect(client)
 
     def _carry_out(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request.get("op")

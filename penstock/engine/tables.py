@@ -133,6 +133,10 @@ class Tables:
             )
         return locks
 
+    def set_offloads(self, number: int, offloads: int) -> None:
+        """Change what a port takes in transmit."""
+        records(TXQ, int(self.ports[number]["txqs"]), MAX_WORKERS)["offloads"] = offloads
+
     def clear_port(self, number: int) -> None:
         """Make a port's number free and give its memory back. After a quiet point."""
         row = self.ports[number]

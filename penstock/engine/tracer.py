@@ -50,7 +50,17 @@ class Tracer:
         ctypes.memmove(self._buffer + HEADROOM, frame, len(frame))
         packet = records(PACKET, self._packet)[0]
         key = int(packet["key"])
-        for name in ("tail", "tail_len", "flags", "gso_type", "gso_size", "csum_start", "csum_offset", "depth"):
+        for name in (
+            "tail",
+            "tail_len",
+            "frags",
+            "flags",
+            "gso_type",
+            "gso_size",
+            "csum_start",
+            "csum_offset",
+            "depth",
+        ):
             packet[name] = 0
         packet["head"], packet["head_len"], packet["headroom"] = self._buffer + HEADROOM, len(frame), HEADROOM
         trace_packet(self._worker, number, self._packet)

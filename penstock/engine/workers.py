@@ -71,9 +71,9 @@ class Worker:
         self.publish()
         self._thread = threading.Thread(target=self._run, name=f"worker-{row['index']}", daemon=True)
 
-    def _control(self, operation: int, fd: int, rxq: int) -> int:
+    def _control(self, operation: int, fd: int, rxq: int, events: int = select.EPOLLIN) -> int:
         event = ctypes.addressof(self._event)
-        store32(event, select.EPOLLIN)
+        store32(event, events)
         store64(event + EVENT_DATA, rxq)
         return int(sys_epoll_ctl(self._epoll.fileno(), operation, fd, event))
 
@@ -116,11 +116,28 @@ class Worker:
         port = records(PORT, int(self.row["ports"]) + int(row["port"]) * PORT_BYTES)[0]
         row["counters"] = port["counters"] + self.row["index"] * COUNTERS_BYTES
         self.queues.append(rxq)
+        try:
+            self._watch(rxq)
+        except OSError:
+            self.queues.remove(rxq)
+            raise
+
+    def _watch(self, rxq: int) -> None:
+        row = records(RXQ, rxq)[0]
         if row["fd"] >= 0:
-            error = self._control(EPOLL_CTL_ADD, int(row["fd"]), rxq)
+            # The descriptor of an armed queue is never read: each write to it is one event.
+            events = select.EPOLLIN | select.EPOLLET if row["arm"] else select.EPOLLIN
+            error = self._control(EPOLL_CTL_ADD, int(row["fd"]), rxq, events)
             if error < 0:
-                self.queues.remove(rxq)
                 raise OSError(-error, os.strerror(-error))
+
+    def watch_queue(self, rxq: int, fd: int) -> None:
+        """Have another descriptor wake the queue from now on; -1 for none. The old one may be closed afterwards."""
+        row = records(RXQ, rxq)[0]
+        if row["fd"] >= 0:
+            self._control(EPOLL_CTL_DEL, int(row["fd"]), 0)
+        row["fd"] = fd
+        self._watch(rxq)
 
     def remove_queue(self, rxq: int) -> None:
         """Take a queue off the list; ``publish``, then ``quiesce``, and it is no longer used."""
@@ -132,7 +149,7 @@ class Worker:
 
     def publish(self) -> int:
         """Have the worker follow the list as it is now; the old list, to be freed after a quiet point, or 0."""
-        polled = [rxq for rxq in self.queues if records(RXQ, rxq)[0]["fd"] < 0]
+        polled = [rxq for rxq in self.queues if records(RXQ, rxq)[0]["pending"]]
         watched = [rxq for rxq in self.queues if rxq not in set(polled)]
         if len(self.queues) > RXQ_LIST_MAX:
             raise ValueError(f"worker {self.row['index']}: more than {RXQ_LIST_MAX} receive queues")
@@ -191,6 +208,12 @@ class Workers:
         for worker in self.all:
             if rxq in worker.queues:
                 worker.remove_queue(rxq)
+
+    def watch(self, rxq: int, fd: int) -> None:
+        """Have a descriptor wake a queue that has to be armed; -1 for none."""
+        for worker in self.all:
+            if rxq in worker.queues:
+                worker.watch_queue(rxq, fd)
 
     def publish(self) -> None:
         """Have all workers follow their lists as they are now; on return no old list is in use."""

@@ -112,6 +112,20 @@ def atomic_add(context: Any, builder: ir.IRBuilder, address: Any, value: Any) ->
     return builder.atomic_rmw("add", pointer(builder, address, I64), value, "seq_cst")
 
 
+def _atomic_or8_twin(address: int, value: int) -> int:
+    byte = cell(UINTS[8], address)
+    old = int(byte.value)
+    byte.value = old | int(value) & 0xFF
+    return old
+
+
+@op(2, _atomic_or8_twin)
+def atomic_or8(context: Any, builder: ir.IRBuilder, address: Any, value: Any) -> Any:
+    """Set bits of the byte at ``address``; the old value."""
+    bits = builder.trunc(value, I8)
+    return builder.zext(builder.atomic_rmw("or", pointer(builder, address, I8), bits, "seq_cst"), I64)
+
+
 def _exchange_twin(address: int, value: int) -> int:
     word = cell(ctypes.c_int64, address)
     old = int(word.value)

@@ -1,6 +1,6 @@
 """Memory that the engine and control processes share: the arena, its allocator, rings and packet buffers."""
 
-from penstock.memory.arena import ARENA_BASE, Arena, ArenaError, free_huge_bytes
+from penstock.memory.arena import ARENA_BASE, HEADER, Arena, ArenaError, free_huge_bytes
 from penstock.memory.pool import CACHE, POOL, cache_drain, cache_init, pool_bytes, pool_get, pool_init, pool_put
 from penstock.memory.recordring import (
     RECORD_RING,
@@ -27,6 +27,7 @@ from penstock.memory.ring import (
 __all__ = [
     "ARENA_BASE",
     "CACHE",
+    "HEADER",
     "POOL",
     "RECORD_RING",
     "RING",

@@ -1,9 +1,9 @@
 """The arena: one memfd mapped at the same fixed address in every process, so that pointers in it mean the same
 everywhere.
 
-Layout: a header (magic, size, address of the root struct), then allocations aligned to cache lines. Only the engine's
-main thread allocates and frees; the bookkeeping is in its private memory and dies with it, as the arena does. Huge
-pages serve it when enough of them are free, plain pages otherwise.
+Layout: a header (magic, size, address of the root struct, table of guest memory), then allocations aligned to cache
+lines. Only the engine's main thread allocates and frees; the bookkeeping is in its private memory and dies with it,
+as the arena does. Huge pages serve it when enough of them are free, plain pages otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ HUGE_PAGE = 2 << 20
 MAP_FIXED_NOREPLACE = 0x100000
 HUGE_PAGE_DIRECTORY = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
-HEADER = np.dtype([("magic", "i8"), ("size", "i8"), ("root", "i8"), ("page_bytes", "i8")], align=True)
+HEADER = np.dtype(
+    [("magic", "i8"), ("size", "i8"), ("root", "i8"), ("page_bytes", "i8"), ("mappings", "i8")], align=True
+)
 
 LOG = logging.getLogger("penstock.memory")
 

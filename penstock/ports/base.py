@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from penstock.memory import Arena
+from penstock.ports.loop import Loop
 
 Health = Literal["up", "down", "error"]
 
@@ -25,7 +26,10 @@ class PortError(Exception):
 class RxSpec:
     """A receive queue: addresses of compiled functions, of the kind's struct, and the descriptor that epoll watches.
 
-    ``fd`` -1 means that the worker asks on every turn; then ``pending`` must tell it whether it may sleep.
+    ``fd`` -1 means that the worker asks on every turn; then ``pending`` must tell it whether it may sleep. With
+    ``arm`` the worker asks until the queue is quiet, then has ``arm`` ask for a wake-up by the descriptor that
+    ``PortContext.set_fd`` set last; while there is none, or ``rx`` says that the queue is out of service,
+    ``PortContext.refresh`` wakes it.
     """
 
     rx: int
@@ -33,6 +37,7 @@ class RxSpec:
     fd: int = -1
     release: int = 0
     pending: int = 0
+    arm: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class PortContext:
 
     ``adopt(name)`` gives descriptors that a previous engine kept under this name (the port owns them then), ``keep``
     stores duplicates outside the engine so that they outlive it, ``forget`` drops them. ``kick`` wakes every sleeping
-    worker.
+    worker; ``quiesce`` returns when no worker uses anything that it could follow before. For a port whose other end
+    comes and goes: ``loop`` is the main thread's; ``set_fd`` gives a receive queue, by index, the descriptor that
+    wakes it (-1: none), ``refresh`` has workers look at all such queues again, ``set_offloads`` changes what the port
+    takes.
     """
 
     arena: Arena
@@ -73,6 +81,11 @@ class PortContext:
     keep: Callable[[str, list[int]], None] = _keep_nothing
     forget: Callable[[str], None] = _forget_nothing
     kick: Callable[[], None] = lambda: None
+    quiesce: Callable[[], None] = lambda: None
+    loop: Loop = field(default_factory=Loop)
+    set_fd: Callable[[int, int], None] = lambda _queue, _fd: None
+    refresh: Callable[[], None] = lambda: None
+    set_offloads: Callable[[int], None] = lambda _offloads: None
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,9 @@ class Port(ABC):
 
     def open(self) -> None:
         """Acquire devices and fill ``rx``, ``tx`` and the attributes. Raises PortError and leaves nothing behind."""
+
+    def start(self) -> None:
+        """Begin what needs workers to follow the port already. Called once, by the engine, after ``open``."""
 
     def close(self) -> None:
         """Release everything. No worker uses the port any more."""

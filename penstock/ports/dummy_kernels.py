@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import TX_RING_FULL
+from penstock.datapath.fragments import copy_packet, copy_tail
 from penstock.datapath.layout import (
     HEADER_MAX,
     HEADROOM,
@@ -81,6 +82,7 @@ def fill_packet(packet, frame, buffer):
     p.head_len = head_len
     p.tail = address + head_len
     p.tail_len = length - head_len
+    p.frags = 0
     p.headroom = HEADROOM
     p.csum_start = f.csum_start
     p.csum_offset = f.csum_offset
@@ -146,8 +148,7 @@ def keep_frame(ring, packet):
     f.gso_size = p.gso_size
     f.gso_type = p.gso_type
     f.flags = p.flags
-    copy(record + FRAME_BYTES, p.head, p.head_len)
-    copy(record + FRAME_BYTES + p.head_len, p.tail, p.tail_len)
+    copy_packet(record + FRAME_BYTES, packet, length)
     record_commit(ring)
     return 1
 
@@ -164,11 +165,8 @@ def sink_frame(dummy, packet):
     else:
         copy(slot, p.head, p.head_len if p.head_len < SINK_BYTES else SINK_BYTES)
         if p.tail_len > 0:
-            copy(
-                slot + HEADER_MAX,
-                p.tail,
-                p.tail_len if p.tail_len < SINK_BYTES - HEADER_MAX else SINK_BYTES - HEADER_MAX,
-            )
+            room = SINK_BYTES - HEADER_MAX
+            copy_tail(slot + HEADER_MAX, packet, p.tail_len if p.tail_len < room else room)
     return 0
 
 

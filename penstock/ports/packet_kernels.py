@@ -15,7 +15,17 @@ import numpy as np
 
 from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import BAD_OFFLOAD, OVERSIZED, PORT_DOWN
-from penstock.datapath.layout import BURST, FLAG_CSUM_PARTIAL, PACKET_BYTES, TX_SCRATCH, packet_at, rxq_at, txq_at
+from penstock.datapath.fragments import tail_pieces, tail_vector
+from penstock.datapath.layout import (
+    BURST,
+    FLAG_CSUM_PARTIAL,
+    FRAGS_MAX,
+    PACKET_BYTES,
+    TX_SCRATCH,
+    packet_at,
+    rxq_at,
+    txq_at,
+)
 from penstock.machine import (
     cycles,
     entry,
@@ -62,10 +72,11 @@ CHECK_CYCLES = 1 << 21
 
 MSG_DONTWAIT = 0x40
 MMSGHDR, MSG_VECTOR, MSG_PIECES = 64, 16, 24
-IOVEC, PIECES, HEADER_BYTES = 16, 3, 16
-IOVECS_AT = BURST * MMSGHDR
-HEADERS_AT = IOVECS_AT + BURST * PIECES * IOVEC
-assert HEADERS_AT + BURST * HEADER_BYTES <= TX_SCRATCH
+IOVEC, HEADER_BYTES = 16, 16
+HEADERS_AT = BURST * MMSGHDR
+VECTOR_AT = HEADERS_AT + BURST * HEADER_BYTES
+VECTOR_MAX = (TX_SCRATCH - VECTOR_AT) // IOVEC
+assert VECTOR_MAX >= FRAGS_MAX + 2
 
 
 @kernel
@@ -103,6 +114,7 @@ def slot_to_packet(rxq, slot, status, packet):
     p.head_len = length
     p.tail = 0
     p.tail_len = 0
+    p.frags = 0
     p.headroom = mac - SLOT_HEADERS
     if vnet_to_packet(slot + mac - VNET_HEADER, packet) == REJECTED:
         count_drop(q.counters, BAD_OFFLOAD, 1)
@@ -157,11 +169,10 @@ def packet_release(rxq):
 
 
 @kernel
-def describe_message(packet, scratch, index):
-    """Fill the index-th mmsghdr and its vector for one frame behind its virtio-net header."""
+def describe_message(packet, scratch, index, vector):
+    """Fill the index-th mmsghdr and its vector for one frame behind its virtio-net header: the vector's end."""
     p = packet_at(packet)
     message = scratch + index * MMSGHDR
-    vector = scratch + IOVECS_AT + index * PIECES * IOVEC
     pieces = 1
     if p.headroom >= VNET_HEADER:
         packet_to_vnet(packet, p.head - VNET_HEADER)
@@ -175,24 +186,27 @@ def describe_message(packet, scratch, index):
         store64(vector + IOVEC, p.head)
         store64(vector + IOVEC + 8, p.head_len)
         pieces = 2
-    if p.tail_len > 0:
-        store64(vector + pieces * IOVEC, p.tail)
-        store64(vector + pieces * IOVEC + 8, p.tail_len)
-        pieces += 1
+    pieces += tail_vector(packet, vector + pieces * IOVEC)
     fill(message, 0, MMSGHDR)
     store64(message + MSG_VECTOR, vector)
     store64(message + MSG_PIECES, pieces)
-    return 0
+    return vector + pieces * IOVEC
 
 
 @kernel
 def send_burst(txq, packets, count):
-    """Send at most BURST frames, counting each as sent or dropped."""
+    """Send at most BURST frames, counting each as sent or dropped; how many were dealt with."""
     q = txq_at(txq)
     octets = 0
-    for index in range(count):
-        packet = load64(packets + index * 8)
-        describe_message(packet, q.scratch, index)
+    vector = q.scratch + VECTOR_AT
+    described = 0
+    while described < count and described < BURST:
+        packet = load64(packets + described * 8)
+        if vector + (2 + tail_pieces(packet)) * IOVEC > q.scratch + TX_SCRATCH:
+            break
+        vector = describe_message(packet, q.scratch, described, vector)
+        described += 1
+    count = described
     position = 0
     sent = 0
     fresh = 1
@@ -216,7 +230,7 @@ def send_burst(txq, packets, count):
         count_drop(q.counters, reason, refused)
         position += refused
     count_tx(q.counters, sent, octets)
-    return sent
+    return count
 
 
 @entry("int64(int64, int64, int64)")
@@ -224,9 +238,5 @@ def packet_tx(txq, packets, count):
     """Transmit a burst."""
     done = 0
     while done < count:
-        batch = count - done
-        if batch > BURST:
-            batch = BURST
-        send_burst(txq, packets + done * 8, batch)
-        done += batch
+        done += send_burst(txq, packets + done * 8, count - done)
     return done

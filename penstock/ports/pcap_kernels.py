@@ -18,7 +18,9 @@ import numpy as np
 
 from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import NOT_WRITTEN, TX_REJECTED
+from penstock.datapath.fragments import tail_pieces, tail_vector
 from penstock.datapath.layout import (
+    FRAGS_MAX,
     HEADER_MAX,
     HEADROOM,
     PACKET_BYTES,
@@ -71,9 +73,12 @@ FRAME_ENTRY = 16
 TICKS = 64  # per nanosecond: a rate of 10 million frames a second is exact to 1 in 6,400
 LATE_TICKS = 10_000_000 * TICKS  # a worker that was kept away for longer does not make up for it
 
-IOVEC, PIECES, RECORD = 16, 3, 16
-BATCH = TX_SCRATCH // (PIECES * IOVEC + RECORD)
-RECORDS_AT = BATCH * PIECES * IOVEC
+IOVEC, RECORD = 16, 16
+BATCH = 64
+RECORDS_AT = 0  # in the scratch of a TXQ; behind them the vector, as long as the batch takes
+VECTOR_AT = BATCH * RECORD
+VECTOR_MAX = (TX_SCRATCH - VECTOR_AT) // IOVEC
+assert VECTOR_MAX > FRAGS_MAX + 2
 SECOND = 1_000_000_000
 ENOSPC = errno.ENOSPC
 
@@ -89,6 +94,7 @@ def replay_frame(packet, frame, buffer):
     p.head_len = head_len
     p.tail = address + head_len
     p.tail_len = length - head_len
+    p.frags = 0
     p.headroom = HEADROOM
     p.csum_start = 0
     p.csum_offset = 0
@@ -137,15 +143,30 @@ def pcap_pending(rxq):
 
 
 @kernel
+def batch_of(packets, count):
+    """How many of the packets one ``write_batch`` takes."""
+    pieces = 0
+    batch = 0
+    while batch < count and batch < BATCH:
+        pieces += 2 + tail_pieces(load64(packets + batch * 8))
+        if pieces > VECTOR_MAX:
+            break
+        batch += 1
+    return batch
+
+
+@kernel
 def write_batch(txq, packets, count, now):
-    """Append up to BATCH frames as records: bytes of frames written, or minus errno."""
+    """Append as many frames as ``batch_of`` says, as records: bytes of frames written, or minus errno."""
     q = txq_at(txq)
     c = writer_at(q.ctx)
     size = 0
+    pieces = 0
     for index in range(count):
-        p = packet_at(load64(packets + index * 8))
+        packet = load64(packets + index * 8)
+        p = packet_at(packet)
         record = q.scratch + RECORDS_AT + index * RECORD
-        vector = q.scratch + index * PIECES * IOVEC
+        vector = q.scratch + VECTOR_AT + pieces * IOVEC
         length = p.head_len + p.tail_len
         store32(record, now // SECOND)
         store32(record + 4, now % SECOND)
@@ -155,10 +176,9 @@ def write_batch(txq, packets, count, now):
         store64(vector + 8, RECORD)
         store64(vector + IOVEC, p.head)
         store64(vector + IOVEC + 8, p.head_len)
-        store64(vector + 2 * IOVEC, p.tail)
-        store64(vector + 2 * IOVEC + 8, p.tail_len)
+        pieces += 2 + tail_vector(packet, vector + 2 * IOVEC)
         size += RECORD + length
-    got = sys_writev(q.fd, q.scratch, count * PIECES)
+    got = sys_writev(q.fd, q.scratch + VECTOR_AT, pieces)
     if got == size:
         c.size += size
         c.error = 0
@@ -177,9 +197,7 @@ def pcap_tx(txq, packets, count):
     now = monotonic_ns() + writer_at(q.ctx).unix_offset
     done = 0
     while done < count:
-        batch = count - done
-        if batch > BATCH:
-            batch = BATCH
+        batch = batch_of(packets + done * 8, count - done)
         octets = write_batch(txq, packets + done * 8, batch, now)
         if octets >= 0:
             count_tx(q.counters, batch, octets)

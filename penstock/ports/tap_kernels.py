@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import BAD_OFFLOAD, OVERSIZED, PORT_DOWN
-from penstock.datapath.layout import FRAME_MAX, HEADROOM, PACKET_BYTES, SCRATCH_STRIDE, packet_at, rxq_at, txq_at
+from penstock.datapath.fragments import tail_vector
+from penstock.datapath.layout import (
+    FRAGS_MAX,
+    FRAME_MAX,
+    HEADROOM,
+    PACKET_BYTES,
+    SCRATCH_STRIDE,
+    TX_SCRATCH,
+    packet_at,
+    rxq_at,
+    txq_at,
+)
 from penstock.machine import entry, kernel, load64, store64, sys_read, sys_write, sys_writev
 from penstock.ports.netdev_kernels import EAGAIN, EINTR, drop_reason
 from penstock.ports.vnet_kernels import REJECTED, VNET_HEADER, packet_to_vnet, vnet_to_packet
@@ -24,8 +35,9 @@ assert FRAME_AT + FRAME_MAX <= SCRATCH_STRIDE
 BURST_BYTES = 384 * 1024
 
 IOVEC = 16
-IOVEC_HEADER, IOVEC_HEAD, IOVEC_TAIL = 0, IOVEC, 2 * IOVEC  # in the scratch of a TXQ, and behind them
-HEADER_AT = 3 * IOVEC
+IOVEC_HEADER, IOVEC_HEAD, IOVEC_TAIL = 0, IOVEC, 2 * IOVEC  # in the scratch of a TXQ, and behind the tail's
+HEADER_AT = IOVEC_TAIL + FRAGS_MAX * IOVEC
+assert HEADER_AT + VNET_HEADER <= TX_SCRATCH
 
 
 @entry("int64(int64, int64, int64)")
@@ -47,6 +59,7 @@ def tap_rx(rxq, packets, limit):
         p.head_len = got - VNET_HEADER
         p.tail = 0
         p.tail_len = 0
+        p.frags = 0
         p.headroom = FRAME_AT
         if got == READ_MAX:
             count_drop(q.counters, OVERSIZED, 1)  # the kernel does not say whether it cut the frame there
@@ -74,9 +87,7 @@ def write_frame(fd, packet, scratch):
     store64(scratch + IOVEC_HEADER + 8, VNET_HEADER)
     store64(scratch + IOVEC_HEAD, p.head)
     store64(scratch + IOVEC_HEAD + 8, p.head_len)
-    store64(scratch + IOVEC_TAIL, p.tail)
-    store64(scratch + IOVEC_TAIL + 8, p.tail_len)
-    return sys_writev(fd, scratch, 3)
+    return sys_writev(fd, scratch, 2 + tail_vector(packet, scratch + IOVEC_TAIL))
 
 
 @entry("int64(int64, int64, int64)")
