@@ -84,6 +84,7 @@ RXQ = np.dtype(
         ("active", "i4"),  # the worker's: frames waited at the last look
         ("counters", "i8"),  # COUNTERS of this port and the worker that holds the queue, for what rx itself must drop
         ("arm", "i8"),  # for queues polled until quiet: arm(rxq) asks for a wake-up by ``fd``, 1 when frames wait
+        ("after", "i8"),  # AFTERWARDS of the worker that holds the queue
         ("quiet_since", "i8"),  # the worker's: cycle counter when such a queue was first found empty; 0: it was not
     ],
     align=True,
@@ -100,7 +101,7 @@ TXQ = np.dtype(
         ("offloads", "i4"),
         ("port", "i4"),
         ("scratch", "i8"),  # TX_SCRATCH bytes, the worker's, for vectors of buffers
-        ("pad", "i8"),
+        ("after", "i8"),  # AFTERWARDS of this worker
     ],
     align=True,
 )
@@ -205,11 +206,12 @@ WORKER = np.dtype(
         ("tx_scratch", "i8"),
         ("kick", "i8"),  # eventfd
         ("cpu", "i8"),  # the CPU it is pinned to; -1: any
+        ("after", "i8"),  # AFTERWARDS: calls at the end of the turn
         ("joined", "i8"),  # FRAME_MAX bytes where a tail in pieces is made one
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),
-        ("pad1", "i8", 5),
+        ("pad1", "i8", 4),
         # written by the worker, read by the main thread
         ("turns", "i8"),
         ("state", "i8"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import platform
 
+from penstock.datapath.afterwards import run_afterwards
 from penstock.datapath.clones import drop, free_clones
 from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.layout import (
@@ -251,6 +252,7 @@ def worker_loop(worker):
             take_events(worker, sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, 0))
         received += run_active(worker, started)
         received += run_packet_out(worker)
+        run_afterwards(w.after)
         now = cycles()
         w.last_cycles = now
         if received != 0:

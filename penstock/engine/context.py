@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.datapath.afterwards import AFTERWARDS
 from penstock.datapath.clones import CLONE_BYTES
 from penstock.datapath.layout import (
     BURST,
@@ -66,7 +67,7 @@ def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     row["active"] = allocate(MAX_PORTS * 8)
     row["segmentation"] = allocate(SEGMENTATION.itemsize)
     row["rx_scratch"], row["tx_scratch"] = allocate(BURST * SCRATCH_STRIDE), allocate(TX_SCRATCH)
-    row["joined"] = allocate(FRAME_MAX)
+    row["joined"], row["after"] = allocate(FRAME_MAX), allocate(AFTERWARDS.itemsize)
     row["unix_offset"] = time.time_ns() - time.monotonic_ns()
     bursts = records(np.dtype(np.int64), int(row["burst"]), BURST)
     for i in range(BURST):

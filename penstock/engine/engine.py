@@ -198,7 +198,7 @@ class Engine:
     def _install(self, opened: OpenPort, bridge: int) -> None:
         port, spec, number = opened.port, opened.spec, opened.number
         row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, opened.is_patch)
-        scratch = [int(worker.row["tx_scratch"]) for worker in self.workers.all]
+        scratch = [(int(worker.row["tx_scratch"]), int(worker.row["after"])) for worker in self.workers.all]
         opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
         self.ports[spec.name] = opened
         row["state"] = PORT_UP

@@ -108,15 +108,15 @@ class Tables:
         row["state"] = PORT_DOWN
         return row
 
-    def set_txqs(self, number: int, specs: Sequence[TxSpec], offloads: int, scratch: Sequence[int]) -> int:
-        """Fill the port's transmit queues for workers with these scratch areas; the lock words' address, or 0."""
+    def set_txqs(self, number: int, specs: Sequence[TxSpec], offloads: int, scratch: Sequence[tuple[int, int]]) -> int:
+        """Fill the port's transmit queues for workers with these scratch areas and lists; the locks' address, or 0."""
         row = self.ports[number]
         if not specs:
             return 0
         shared = len(specs) < len(scratch)
         locks = self._arena.allocate(len(specs) * 64) if shared else 0
         txqs = records(TXQ, int(row["txqs"]), MAX_WORKERS)
-        for worker, area in enumerate(scratch):
+        for worker, (area, after) in enumerate(scratch):
             queue = worker % len(specs)
             spec = specs[queue]
             txqs[worker] = (
@@ -129,7 +129,7 @@ class Tables:
                 offloads,
                 number,
                 area,
-                0,
+                after,
             )
         return locks
 

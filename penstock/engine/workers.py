@@ -112,7 +112,7 @@ class Worker:
     def add_queue(self, rxq: int) -> None:
         """Take a queue into the list; ``publish`` makes it seen."""
         row = records(RXQ, rxq)[0]
-        row["scratch"] = self.row["rx_scratch"]
+        row["scratch"], row["after"] = self.row["rx_scratch"], self.row["after"]
         port = records(PORT, int(self.row["ports"]) + int(row["port"]) * PORT_BYTES)[0]
         row["counters"] = port["counters"] + self.row["index"] * COUNTERS_BYTES
         self.queues.append(rxq)

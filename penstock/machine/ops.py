@@ -157,7 +157,13 @@ def cas(context: Any, builder: ir.IRBuilder, address: Any, expected: Any, new: A
 @op(0, lambda: 0)
 def fence(context: Any, builder: ir.IRBuilder) -> None:
     """A full memory fence: stores before it are seen before loads after it."""
-    builder.fence("seq_cst")
+    if "x86" in str(builder.module.triple):
+        # An atomic operation on the stack orders as much as MFENCE, and costs less.
+        with builder.goto_entry_block():
+            word = builder.alloca(I64)
+        builder.atomic_rmw("or", word, ir.Constant(I64, 0), "seq_cst")
+    else:
+        builder.fence("seq_cst")
 
 
 @op(0, lambda: 0)

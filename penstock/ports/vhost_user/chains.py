@@ -238,7 +238,6 @@ def peek_split(ring, limit, write):
                 c.room = r.end - guest
                 c.length = length
                 c.piece_count = 1
-                prefetch(host)
                 continue
         gather_split(ring, chain, guest, word, c.id, write)
     return count
@@ -329,7 +328,6 @@ def peek_packed(ring, limit, write):
                 c.id = shr(word, 32) & 0xFFFF
                 c.count = 1
                 c.piece_count = 1
-                prefetch(host)
         if host == 0:
             taken = gather_packed(ring, chain, position, wrap, write)
         position += taken

@@ -56,7 +56,7 @@ class Handover:
         self._state, self._kept = None, b""
 
     def take(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The state and descriptors that an earlier engine left, the caller's; None when nothing can be gone on with."""
+        """The state and descriptors that an earlier engine left, the caller's; None when there is no going on."""
         fds = self._context.adopt(self._name)
         if not fds:
             return None

@@ -104,7 +104,8 @@ VRING = np.dtype(
         ("device_guest", "i8"),
         ("progress", "i8"),  # where ``last_used`` is noted for a successor; 0: nowhere
         ("one", "i8"),  # the number that an eventfd wants to be written
-        ("pad0", "i8", 7),
+        ("signal", "i8"),  # address of ``vring_signal``
+        ("pad0", "i8", 6),
         # the worker's
         ("lock", "i8"),
         ("last_avail", "i8"),
@@ -121,11 +122,12 @@ VRING = np.dtype(
         ("prepared", "i8"),  # packed: number of the used descriptors below, which are not written yet
         ("pieces_used", "i8"),
         ("broken", "i8"),
+        ("deferred", "i8"),  # an interrupt is to be thought of at the end of the turn
         ("announce", "i8"),  # MAC address with bit 48 set: send a RARP for it; the main thread sets, the worker clears
         ("calls", "i8"),
         ("bad_chains", "i8"),
         ("kicked", "i8"),
-        ("pad1", "i8", 5),
+        ("pad1", "i8", 4),
         ("chains", CHAIN, CHAINS_MAX),
         ("used_places", "i8", 2 * CHAINS_MAX),
         ("used_words", "i8", 2 * CHAINS_MAX),

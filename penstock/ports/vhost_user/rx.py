@@ -31,6 +31,7 @@ from penstock.machine import (
     load64,
     load_acquire,
     offset,
+    prefetch,
     shr,
     store16,
     store16be,
@@ -54,7 +55,8 @@ from penstock.ports.vnet_kernels import REJECTED, vnet_to_packet
 STOPPED = -1  # to the worker: ask this queue no more
 HEAD_STRIDE = HEADROOM + HEADER_MAX + 64
 OFFLOAD_WORDS = offset(PACKET, "csum_start")  # csum_start, csum_offset, gso_size, gso_type, flags: 8 bytes
-SHORT_COPY = 128
+SHORT_COPY, MEDIUM_COPY = 80, 128  # bytes of a copy of fixed size
+LINE = 64
 RARP_BYTES = 60
 
 
@@ -110,6 +112,8 @@ def take_single(ring, chain, packet, head, head_len):
     # A copy of fixed size is a few instructions; it may read past the buffer, but not past the guest's memory.
     if size <= SHORT_COPY and c.room >= SHORT_COPY:
         copy(head - header, host, SHORT_COPY)
+    elif size <= MEDIUM_COPY and c.room >= MEDIUM_COPY:
+        copy(head - header, host, MEDIUM_COPY)
     else:
         copy(head - header, host, size)
     p.tail = host + size
@@ -191,6 +195,10 @@ def vhost_rx(rxq, packets, limit):
         done = announce(ring, packets, head)
         head += done * HEAD_STRIDE
     count = peek(ring, limit - done, 0)
+    for i in range(count):
+        host = chain_at(ring + CHAINS + i * CHAIN_BYTES).host
+        prefetch(host)
+        prefetch(host + LINE)
     places = 0
     for i in range(count):
         chain = ring + CHAINS + i * CHAIN_BYTES
@@ -201,12 +209,12 @@ def vhost_rx(rxq, packets, limit):
     advance(ring, places, count)
     r.held = count
     if done == 0 and count > 0:
-        give_back(ring)
+        give_back(ring, q.after)
     return done
 
 
 @kernel
-def give_back(ring):
+def give_back(ring, after):
     """Give the burst's buffers back to the guest."""
     r = vring_at(ring)
     held = r.held
@@ -217,10 +225,11 @@ def give_back(ring):
         put_used(ring, c.id, c.count, 0)
     r.held = 0
     show_used(ring)
-    return interrupt(ring)
+    return interrupt(ring, after)
 
 
 @entry("int64(int64)")
 def vhost_release(rxq):
     """Give the burst's buffers back: it was transmitted."""
-    return give_back(rxq_at(rxq).ctx)
+    q = rxq_at(rxq)
+    return give_back(q.ctx, q.after)

@@ -13,7 +13,6 @@ from penstock.datapath.drops import BUFFERS_TOO_SMALL, PORT_DOWN, TX_RING_FULL
 from penstock.datapath.fragments import copy_tail, frag_at
 from penstock.datapath.layout import FRAG_BYTES, packet_at, txq_at
 from penstock.machine import (
-    cas,
     copy,
     entry,
     fill,
@@ -22,7 +21,6 @@ from penstock.machine import (
     kernel,
     load64,
     load_acquire,
-    pause,
     prefetch_write,
     shr,
     store16,
@@ -47,7 +45,7 @@ from penstock.ports.vhost_user.layout import (
     vhost_at,
     vring_at,
 )
-from penstock.ports.vhost_user.used import interrupt, log_write, put_used, show_used
+from penstock.ports.vhost_user.used import interrupt, log_write, put_used, show_used, vring_lock
 from penstock.ports.vhost_user.virtio import DESC_WRITE, NUM_BUFFERS
 from penstock.ports.vnet_kernels import packet_to_vnet
 
@@ -295,7 +293,7 @@ def send_to_ring(txq, ring, packets, count):
             done += 1
     if sent > 0:
         show_used(ring)
-        interrupt(ring)
+        interrupt(ring, q.after)
         count_tx(q.counters, sent, octets)
     if done < count:
         count_drop(q.counters, TX_RING_FULL if r.broken == 0 else PORT_DOWN, count - done)
@@ -305,8 +303,7 @@ def send_to_ring(txq, ring, packets, count):
 @kernel
 def locked_send(txq, ring, packets, count):
     """Send a burst by one ring when no other worker does."""
-    while cas(ring + LOCK, 0, 1) == 0:
-        pause()
+    vring_lock(ring)
     send_to_ring(txq, ring, packets, count)
     return store_release(ring + LOCK, 0)
 

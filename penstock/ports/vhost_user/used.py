@@ -7,9 +7,11 @@ written could be copied in between. VIRTIO 1.2 sections 2.7.7 to 2.7.10, 2.8.10,
 
 from __future__ import annotations
 
+from penstock.datapath.afterwards import afterwards
 from penstock.datapath.layout import rxq_at
 from penstock.machine import (
     atomic_or8,
+    cas,
     entry,
     fence,
     inlined,
@@ -18,6 +20,7 @@ from penstock.machine import (
     load_acquire,
     load_acquire16,
     load_acquire32,
+    pause,
     shr,
     store16,
     store32,
@@ -30,6 +33,7 @@ from penstock.machine import (
 from penstock.ports.vhost_user.chains import is_available
 from penstock.ports.vhost_user.layout import (
     CALL,
+    LOCK,
     LOG_PAGE_BITS,
     ONE,
     RUNNING,
@@ -138,6 +142,14 @@ def show_used(ring):
     return 0
 
 
+@kernel
+def vring_lock(ring):
+    """Take the lock of a ring."""
+    while cas(ring + LOCK, 0, 1) == 0:
+        pause()
+    return 0
+
+
 @inlined
 def passed(event, new, old):
     """Whether an index that went from ``old`` to ``new`` passed ``event`` (2.7.10.1), all of 16 bits."""
@@ -168,16 +180,27 @@ def wants_interrupt(ring):
     return passed(event, new, old)
 
 
-@kernel
-def interrupt(ring):
-    """Signal the guest if it asked for that; to follow ``show_used``."""
+@entry("int64(int64)")
+def vring_signal(ring):
+    """Interrupt the guest if it asked for that. After a full fence: either we see that, or it sees what is used."""
     r = vring_at(ring)
-    fence()
+    vring_lock(ring)
+    r.deferred = 0
     call = load_acquire(ring + CALL)
-    if wants_interrupt(ring) == 0 or call < 0:
-        return 0
-    r.calls += 1
-    return sys_write(call, ring + ONE, 8)
+    if wants_interrupt(ring) != 0 and call >= 0:
+        r.calls += 1
+        sys_write(call, ring + ONE, 8)
+    return store_release(ring + LOCK, 0)
+
+
+@inlined
+def interrupt(ring, after):
+    """Have the guest interrupted, if it asked for that, at the end of the turn; to follow ``show_used``."""
+    r = vring_at(ring)
+    if r.deferred == 0:
+        r.deferred = 1
+        afterwards(after, r.signal, ring)
+    return 0
 
 
 @entry("int64(int64)")

@@ -16,7 +16,7 @@ from penstock.machine import load16, load64, records, store64, store_release
 from penstock.ports.vhost_user.layout import ANNOUNCE, ANNOUNCED, CALL, RUNNING, VRING, Broken
 from penstock.ports.vhost_user.memory import GuestMemory, RegionSpec
 from penstock.ports.vhost_user.messages import VRING_FLAG_LOG, ProtocolViolation
-from penstock.ports.vhost_user.used import PROGRESS_KNOWN, WRAP_SHIFT, vring_begin
+from penstock.ports.vhost_user.used import PROGRESS_KNOWN, WRAP_SHIFT, vring_begin, vring_signal
 from penstock.ports.vhost_user.virtio import (
     DESC_BYTES,
     EVENT_BYTES,
@@ -209,7 +209,8 @@ class Vring:
         logged = place.log if place.flags & VRING_FLAG_LOG else device_guest
         row["used_guest"] = descriptors_guest if packed else logged
         row["device_guest"] = device_guest if packed else logged
-        row["progress"], row["one"], row["signalled"] = progress, 1, -1
+        row["progress"], row["one"], row["signal"] = progress, 1, vring_signal.address
+        row["signalled"] = -1
 
     def _begin_at(self, base: int) -> None:
         row = self.record
