@@ -43,7 +43,7 @@ fuzz: setup ## random, truncated and lying frames through parser, edits and segm
 bench: setup ## busy cycles per packet, dummy port to dummy port
 	$(PY) -m bench $(ARGS)
 
-bench-peers: packages setup ## TCP beside Open vSwitch's user-space datapath and the Linux bridge
+bench-peers: packages setup ## beside other switches: virtio guests through Open vSwitch with DPDK, TCP through its TAPs and a Linux bridge
 	$(PY) -m bench.peers $(ARGS)
 
 clean: ## remove what setup and the tests made (the compile cache stays in ~/.cache/penstock)

@@ -11,20 +11,19 @@ import json
 import os
 import random
 import statistics
-import struct
 import time
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.frames import udp_frame
 from penstock.datapath.layout import STAGES
 from penstock.engine.engine import Engine
 from penstock.engine.warm import warm
 from penstock.ports.dummy import Dummy
 from penstock.ports.spec import BridgeSpec, PortSpec
 
-FRAME_BYTES = 64
 CASES = {2: 80, 15000: 120}  # number of MAC addresses: busy cycles per packet at most
 
 
@@ -38,20 +37,6 @@ class Result:
     million_packets_per_second: float
     limit: int
     stages: dict[str, float]
-
-
-def mac(number: int) -> bytes:
-    """A locally administered unicast address."""
-    return b"\x02\x00" + number.to_bytes(4, "big")
-
-
-def udp_frame(source: int, destination: int) -> bytes:
-    """A 64-byte frame (60 without checksum in memory, as devices hand it over, padded to 64)."""
-    payload = FRAME_BYTES - 14 - 20 - 8
-    addresses = struct.pack("!II", 0x0A000000 + source, 0x0A000000 + destination)
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0) + addresses
-    udp = struct.pack("!HHHH", 1000 + source % 50000, 2000, 8 + payload, 0)
-    return mac(destination) + mac(source) + b"\x08\x00" + ip + udp + bytes(payload)
 
 
 def traffic(macs: int) -> tuple[list[bytes], list[bytes]]:

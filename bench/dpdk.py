@@ -1,0 +1,135 @@
+"""What the benchmarks take from DPDK: huge pages for a while, and dpdk-testpmd as a real virtio guest.
+
+A guest is one dpdk-testpmd process on one CPU, spoken to by its prompt on a pseudo-terminal, as a person would.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from penstock.demo.hosts import Host
+
+HUGE_PAGE_MB = 2
+SPARE_MB = 512  # what the machine keeps for everything else
+MBUF_BYTES = 2432  # testpmd's default buffer, with its headers
+MBUFS = 16384
+_PAGES = Path("/proc/sys/vm/nr_hugepages")
+_PROMPT = b"testpmd> "
+_RECEIVED = re.compile(r"NIC statistics for port (\d+) .*?Rx-pps:\s+(\d+)", re.DOTALL)
+_CYCLES = re.compile(r"CPU cycles/packet=([\d.]+)")
+
+
+class DpdkError(Exception):
+    """Huge pages or a guest cannot be had; the text says why."""
+
+
+def _memory(name: str) -> int:
+    """A figure of /proc/meminfo: kB, or pages."""
+    found = re.search(rf"^{name}:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if found is None:
+        raise DpdkError(f"/proc/meminfo has no {name}: this kernel has no huge pages")
+    return int(found[1])
+
+
+@contextmanager
+def huge_pages(megabytes: int) -> Iterator[None]:
+    """See that so many MB of huge pages are free; afterwards their number is what it was. Raises DpdkError."""
+    before = int(_PAGES.read_text())
+    missing = max(0, -(-megabytes // HUGE_PAGE_MB) - _memory("HugePages_Free"))
+    available = _memory("MemAvailable") // 1024
+    if missing * HUGE_PAGE_MB + SPARE_MB > available:
+        raise DpdkError(
+            f"{megabytes} MB of huge pages are needed beside {SPARE_MB} MB for the rest: "
+            f"{available} MB of memory are available"
+        )
+    try:
+        _PAGES.write_text(str(before + missing))
+        free = _memory("HugePages_Free") * HUGE_PAGE_MB
+        if free < megabytes:
+            raise DpdkError(f"the kernel made {free} MB of huge pages of {megabytes} MB: memory is too fragmented")
+        yield
+    finally:
+        _PAGES.write_text(str(before))
+
+
+class Testpmd:
+    """A dpdk-testpmd with virtual devices, its ports numbered in their order; leave its `with` block to end it."""
+
+    def __init__(self, host: Host, cpu: int, devices: Sequence[str], *options: str, frames: int = 0) -> None:
+        """`frames` is how many frames its pcap devices hold; each takes a buffer."""
+        self.memory_mb = guest_memory_mb(frames)
+        self._text = b""
+        self._terminal, terminal = pty.openpty()
+        eal = ["--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--in-memory", "--single-file-segments"]
+        eal += ["-m", str(self.memory_mb), *(f"--vdev={device}" for device in devices)]
+        own = ["-i", "--nb-cores=1", f"--total-num-mbufs={MBUFS + frames}", f"--portmask={(1 << len(devices)) - 1:#x}"]
+        self.process: subprocess.Popen[str] = host.start(
+            "dpdk-testpmd", *eal, "--", *own, *options, stdin=terminal, stdout=terminal, stderr=terminal
+        )
+        os.close(terminal)
+        self._read_to_prompt(60)
+
+    def __enter__(self) -> Testpmd:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        os.write(self._terminal, b"stop\nquit\n")
+        try:
+            deadline = time.monotonic() + 20
+            while self._read(deadline):
+                pass
+            self.process.wait(5)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._terminal)
+
+    def ask(self, command: str) -> str:
+        """Give a command; what is printed until the next prompt. Raises DpdkError."""
+        os.write(self._terminal, command.encode() + b"\n")
+        return self._read_to_prompt(20)
+
+    def received(self) -> dict[int, int]:
+        """Frames per second that each port received since this was asked last."""
+        return {int(port): int(rate) for port, rate in _RECEIVED.findall(self.ask("show port stats all"))}
+
+    def cycles(self) -> float:
+        """Cycles the guest spends on a frame that it moves from port to port, since `clear fwd stats all`."""
+        text = self.ask("show fwd stats all")
+        found = _CYCLES.search(text)
+        if found is None:
+            raise DpdkError(f"dpdk-testpmd tells no cycles per packet:\n{text}")
+        return float(found[1])
+
+    def _read_to_prompt(self, seconds: float) -> str:
+        deadline = time.monotonic() + seconds
+        while _PROMPT not in self._text:
+            if not self._read(deadline):
+                raise DpdkError(f"dpdk-testpmd gave no prompt; it said:\n{self._text.decode(errors='replace')}")
+        said, _, self._text = self._text.partition(_PROMPT)
+        return said.decode(errors="replace")
+
+    def _read(self, deadline: float) -> bool:
+        """Take in what it says next; False when it ended or nothing came until the deadline."""
+        left = max(0.0, deadline - time.monotonic())
+        if not select.select([self._terminal], [], [], left)[0]:
+            return False
+        try:
+            self._text += os.read(self._terminal, 65536)
+        except OSError:  # how a pseudo-terminal says that its other side is gone
+            return False
+        return True
+
+
+def guest_memory_mb(frames: int) -> int:
+    """What a guest needs for rings, buffers and the frames that it replays."""
+    return 256 + (frames * MBUF_BYTES >> 20)

@@ -1,0 +1,73 @@
+"""Open vSwitch for the benchmarks: a database and a switch of its own, started in a directory, no service touched."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from penstock.demo.hosts import Host
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "nsenter", "setpriv")
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Wait until a condition holds. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not appear in {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+class OpenVSwitch:
+    """One Open vSwitch with a user-space bridge `br0`, its files in `directory`; it ends with its host.
+
+    `program` is the ovs-vswitchd to run, `settings` its other_config, `bridge` the bridge's.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        program: str = "ovs-vswitchd",
+        settings: Mapping[str, str] | None = None,
+        bridge: Mapping[str, str] | None = None,
+    ) -> None:
+        self.host = host
+        self.directory = directory
+        self._database = directory / "db.sock"
+        self._control = directory / "vswitchd.ctl"
+        environment = os.environ | {f"OVS_{name}": str(directory) for name in ("RUNDIR", "LOGDIR", "DBDIR")}
+        database = directory / "conf.db"
+        host.run("ovsdb-tool", "create", str(database), str(SCHEMA))
+        with (directory / "log").open("w") as log:
+            remote, control = f"--remote=punix:{self._database}", f"--unixctl={directory / 'db.ctl'}"
+            host.start("ovsdb-server", str(database), remote, control, env=environment, stderr=log)
+            wait_for(self._database.exists, "ovsdb-server's socket")
+            self.vsctl("--no-wait", "init", *_set("Open_vSwitch", ".", settings or {}))
+            arguments = (f"unix:{self._database}", f"--unixctl={self._control}")
+            host.start(program, *arguments, env=environment, stderr=log)
+            make = ("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+            self.vsctl(*make, *_set("bridge", "br0", bridge or {}))
+
+    def add_port(self, name: str, kind: str) -> None:
+        self.vsctl("add-port", "br0", name, "--", "set", "interface", name, f"type={kind}")
+
+    def vsctl(self, *arguments: str) -> str:
+        return self.host.run("ovs-vsctl", f"--db=unix:{self._database}", "--timeout=20", *arguments).stdout
+
+    def appctl(self, *arguments: str) -> str:
+        return self.host.run("ovs-appctl", "-t", str(self._control), *arguments).stdout
+
+    def ofctl(self, command: str, *arguments: str) -> str:
+        return self.host.run("ovs-ofctl", command, f"unix:{self.directory / 'br0.mgmt'}", *arguments).stdout
+
+
+def _set(table: str, record: str, settings: Mapping[str, str]) -> list[str]:
+    """The part of an ovs-vsctl command line that sets a record's other_config."""
+    if not settings:
+        return []
+    return ["--", "set", table, record, *(f'other_config:{key}="{value}"' for key, value in settings.items())]

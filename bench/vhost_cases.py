@@ -1,0 +1,73 @@
+"""What is measured between two virtio guests, declared: the traffic of each case and what is asked of Penstock in it.
+
+A guest is dpdk-testpmd with both virtio ports in one process on one CPU, the same for every switch. Frames keep their
+addresses on the way through it, and every address stays on its port, so a learning switch sees stable addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.frames import udp_frame
+
+MAC_TABLE = 32768  # addresses that the switches may learn
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Frames that circle for ever: what one port receives leaves by the other as it is, back to where it came from."""
+
+    frame_bytes: int  # without checksum
+
+
+@dataclass(frozen=True)
+class Replay:
+    """64-byte frames, replayed for ever from memory to the first port; what the second receives is counted and dropped.
+
+    The second port's stations send first, so that their addresses are known.
+    """
+
+    frames: int
+    sources: int
+    destinations: int
+
+    def forth(self) -> Iterator[bytes]:
+        """From the source stations (numbered after the destinations), each with its destination."""
+        return (
+            udp_frame(self.destinations + index % self.sources, index % self.destinations)
+            for index in range(self.frames)
+        )
+
+    def back(self) -> Iterator[bytes]:
+        """One from each destination, to a source."""
+        return (udp_frame(index, self.destinations) for index in range(self.destinations))
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses a switch knows once all have sent; some places of a full table may stay free."""
+        every = self.sources + self.destinations
+        return every if every <= MAC_TABLE else MAC_TABLE * 3 // 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement. The demands are ratios to Open vSwitch with learned addresses; None demands nothing."""
+
+    name: str
+    title: str
+    traffic: Loop | Replay
+    rules: bool = False  # Open vSwitch also with a rule for each in_port, in place of learning
+    faster: float | None = None  # throughput at least; only where Penstock's worker is the limit
+    cheaper: float | None = None  # busy cycles per packet at most
+    like: str | None = None  # a case that Penstock's cycles are compared with
+    within: float = 1.0  # times that case's cycles at most
+
+
+CASES = (
+    Case("64", "64 B in a loop, 1 MAC pair", Loop(64), rules=True, faster=1.4, cheaper=0.5),
+    Case("1518", "1,518 B in a loop, 1 MAC pair", Loop(1514), rules=True, faster=1.5),
+    Case("1-pair", "64 B one way, 1 MAC pair", Replay(10_000, 1, 1)),
+    Case("10000-pairs", "64 B one way, 10,000 MAC pairs", Replay(10_000, 10_000, 10_000), like="1-pair", within=1.5),
+    Case("new-macs", "64 B one way, new MAC each", Replay(250_000, 250_000, 1), faster=50),
+)
