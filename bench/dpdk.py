@@ -55,7 +55,10 @@ def huge_pages(megabytes: int) -> Iterator[None]:
         _PAGES.write_text(str(before + missing))
         free = _memory("HugePages_Free") * HUGE_PAGE_MB
         if free < megabytes:
-            raise DpdkError(f"the kernel made {free} MB of huge pages of {megabytes} MB: memory is too fragmented")
+            raise DpdkError(
+                f"{free} MB of huge pages are free, {megabytes} MB are needed: "
+                "memory is fragmented, or another program took them at once"
+            )
         yield
     finally:
         _PAGES.write_text(str(before))

@@ -13,6 +13,10 @@ SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "nsenter", "setpriv")
 
 
+class OvsError(Exception):
+    """Open vSwitch did not do what it was asked; the text holds what it said."""
+
+
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
     """Wait until a condition holds. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
@@ -57,13 +61,21 @@ class OpenVSwitch:
         self.vsctl("add-port", "br0", name, "--", "set", "interface", name, f"type={kind}")
 
     def vsctl(self, *arguments: str) -> str:
-        return self.host.run("ovs-vsctl", f"--db=unix:{self._database}", "--timeout=20", *arguments).stdout
+        return self._ask("ovs-vsctl", f"--db=unix:{self._database}", "--timeout=20", *arguments)
 
     def appctl(self, *arguments: str) -> str:
-        return self.host.run("ovs-appctl", "-t", str(self._control), *arguments).stdout
+        return self._ask("ovs-appctl", "-t", str(self._control), *arguments)
 
     def ofctl(self, command: str, *arguments: str) -> str:
-        return self.host.run("ovs-ofctl", command, f"unix:{self.directory / 'br0.mgmt'}", *arguments).stdout
+        return self._ask("ovs-ofctl", command, f"unix:{self.directory / 'br0.mgmt'}", *arguments)
+
+    def _ask(self, *command: str) -> str:
+        """What a command prints. Raises OvsError with the end of the switch's log, where the cause mostly is."""
+        done = self.host.run(*command, check=False)
+        if done.returncode != 0:
+            said = (self.directory / "log").read_text().splitlines()[-10:]
+            raise OvsError("\n".join([f"{' '.join(command)} failed: {done.stderr.strip()}; Open vSwitch said:", *said]))
+        return done.stdout
 
 
 def _set(table: str, record: str, settings: Mapping[str, str]) -> list[str]:

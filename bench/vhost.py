@@ -25,6 +25,7 @@ from penstock.demo.hosts import Host
 NEEDED = ("dpdk-testpmd", OVS_DPDK, *PROGRAMS)
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 BURSTS = 7  # of 32 frames each way: fewer than a ring of 256 holds, so none is ever lost
+BUSY_MACHINE = 0.5  # load average
 SETTLE_SECONDS = 1.5  # Open vSwitch revises what it does with a flow every half second
 
 
@@ -53,6 +54,10 @@ def measure(
 ) -> dict[str, dict[str, list[Sample]]]:
     """Samples by case, switch and round. Raises DpdkError when the machine has no memory for huge pages."""
     results: dict[str, dict[str, list[Sample]]] = {}
+    if os.getloadavg()[0] > BUSY_MACHINE:
+        progress(
+            f"the load average is {os.getloadavg()[0]:.1f} before the start: what else runs here spoils the figures"
+        )
     guest_mb = max(guest_memory_mb(_frames(case)) for case in cases)
     with huge_pages(SWITCH_MB + guest_mb):
         for case in cases:
