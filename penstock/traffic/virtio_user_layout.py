@@ -37,7 +37,7 @@ VIRTQUEUE = np.dtype(
         ("lead", "i8"),
         ("room", "i8"),
         ("single", "i8"),  # transmit: frames up to this length are one descriptor
-        ("in_place", "i8"),  # transmit: longer tails stay where they are; 0: none does
+        ("in_place", "i8"),  # transmit: tails of so many bytes or more stay where they are
         ("low", "i8"),  # the memory that the back end knows
         ("high", "i8"),
         ("ids", "i8"),
@@ -99,6 +99,7 @@ EXTRA_BUFFERS = 48  # taken beyond a burst's packets, so that a 64 KB frame over
 PIECE_BYTES = 16
 PIECES_MAX = FRAGS_MAX + 4
 TABLE_BYTES = PIECES_MAX * DESC_BYTES
+NEVER = 1 << 62
 TX_LEAD = 64  # so that a frame begins a cache line
 
 

@@ -54,6 +54,7 @@ from penstock.traffic.virtio_user_layout import (
 )
 from penstock.traffic.virtio_user_receive import describe, give_back, in_order_length, take_buffer
 from penstock.traffic.virtio_user_send import (
+    fetch_slot,
     give_id,
     give_ids,
     lay_out,
@@ -207,9 +208,10 @@ def packed_tx(txq, packets, count):
     lost = 0
     for i in range(count):
         packet = load64(packets + i * 8)
+        fetch_slot(vq)
         p = packet_at(packet)
         length = p.head_len + p.tail_len
-        if length <= single and p.frags == 0 and v.free_count > 0:
+        if length <= single and p.tail_len < v.in_place and p.frags == 0 and v.free_count > 0:
             number = load16(v.ids + (v.free_head & v.ids_mask) * 2)
             v.free_head += 1
             v.free_count -= 1

@@ -24,6 +24,7 @@ from penstock.ports.vhost_user.virtio import (
     EVENT_DISABLE,
     PACKED_AVAIL,
     PACKED_DESC,
+    PACKED_USED,
     Feature,
     avail_bytes,
     mask,
@@ -35,9 +36,11 @@ from penstock.traffic.virtio_user_layout import (
     EVENT_INDEX,
     IN_ORDER,
     INDIRECT,
+    LINK,
     LINK_BYTES,
     LINK_SINGLE,
     MERGEABLE,
+    NEVER,
     PIECE_BYTES,
     PIECES_MAX,
     SLEEPS,
@@ -169,7 +172,7 @@ class Virtqueue:
             "lead": self._lead,
             "room": shape.room,
             "single": 0 if shape.apart else shape.room,
-            "in_place": shape.in_place,
+            "in_place": shape.in_place or NEVER,
             "low": ARENA_BASE,
             "high": ARENA_BASE + self.arena.size,
             "ids": self._ids,
@@ -243,8 +246,24 @@ class Virtqueue:
 
     @property
     def base_of_used(self) -> int:
-        """What SET_VRING_BASE says when the last back end died: to go on behind the last used buffer seen."""
+        """What SET_VRING_BASE says when the last back end died: to go on behind the last buffer it used."""
         if not self.shape.packed:
             return int(self.used["index"])
-        place = int(self.row["next_used"]) | int(self.row["used_wrap"]) << 15
+        position, wrap, oldest = (int(self.row[name]) for name in ("next_used", "used_wrap", "oldest"))
+        links = records(LINK, self._links, self.shape.size)
+        while True:
+            flags = int(self.ring["flags"][position]) & (PACKED_AVAIL | PACKED_USED)
+            if flags != (PACKED_AVAIL | PACKED_USED) * wrap:
+                break
+            last = int(self.ring["id"][position])
+            first = oldest if self.shape.flags() & IN_ORDER else last
+            while True:
+                position += int(links["descriptors"][first])
+                if position >= self.shape.size:
+                    position, wrap = position - self.shape.size, 1 - wrap
+                oldest = (first + int(links["ids"][first])) % self.shape.size
+                if first == last:
+                    break
+                first = oldest
+        place = position | wrap << 15
         return place | place << 16

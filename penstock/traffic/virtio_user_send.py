@@ -8,7 +8,7 @@ gives the ids to the frame. Runs on the thread that sends.
 from __future__ import annotations
 
 from penstock.datapath.layout import FRAG_BYTES, packet_at
-from penstock.machine import copy, inlined, kernel, load16, load64, store16, store32, store64
+from penstock.machine import copy, inlined, kernel, load16, load64, prefetch_write, store16, store64
 from penstock.ports.vhost_user.virtio import DESC_BYTES, DESC_NEXT
 from penstock.ports.vnet_kernels import packet_to_vnet
 from penstock.traffic.virtio_user_layout import (
@@ -22,17 +22,35 @@ from penstock.traffic.virtio_user_layout import (
     virtqueue_at,
 )
 
+AHEAD = 8  # packets whose slot is fetched early: the device has just read it
 BLOCK = 64
 BLOCKS_MAX = 256  # up to here fixed-size blocks are faster than a call of memcpy
 
 
 @inlined
+def update16(address, value):
+    """Store 16 bits, unless they are there already: then the device keeps its copy of the cache line."""
+    if load16(address) != value:
+        store16(address, value)
+    return 0
+
+
+@inlined
+def update64(address, value):
+    """Store 64 bits, unless they are there already."""
+    if load64(address) != value:
+        store64(address, value)
+    return 0
+
+
+@inlined
 def write_header(packet, header):
-    """Write the virtio-net header: 12 bytes, of which a frame overwrites the last two where 10 were negotiated."""
-    store64(header, 0)
-    store32(header + 8, 0)
+    """Write the virtio-net header. Where it has 12 bytes the last two are zero in every slot and stay so."""
     if packet_at(packet).flags != 0:
         packet_to_vnet(packet, header)
+    else:
+        update64(header, 0)
+        update16(header + 8, 0)
     return 0
 
 
@@ -52,6 +70,14 @@ def write_frame(packet, target):
     if p.tail_len > 0:
         copy(target + head_len, p.tail, p.tail_len)
     return 0
+
+
+@inlined
+def fetch_slot(vq):
+    """Have the cache line where a frame soon to come will begin made ready for writing."""
+    v = virtqueue_at(vq)
+    number = load16(v.ids + (v.free_head + AHEAD & v.ids_mask) * 2)
+    return prefetch_write(v.slots + number * v.stride + v.lead)
 
 
 @inlined
@@ -106,7 +132,7 @@ def may_stay(vq, packet):
     """1 when the frame's tail is long enough to stay in place, and all that would be read in place can be."""
     v = virtqueue_at(vq)
     p = packet_at(packet)
-    if v.in_place == 0 or p.tail_len < v.in_place:
+    if p.tail_len < v.in_place:
         return 0
     if p.head_len > v.room and known(vq, p.head, p.head_len) == 0:
         return 0

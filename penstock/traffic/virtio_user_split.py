@@ -53,10 +53,13 @@ from penstock.traffic.virtio_user_layout import (
 )
 from penstock.traffic.virtio_user_receive import describe, give_back, in_order_length, take_buffer
 from penstock.traffic.virtio_user_send import (
+    fetch_slot,
     give_id,
     give_ids,
     lay_out,
     take_ids,
+    update16,
+    update64,
     write_frame,
     write_header,
     write_table,
@@ -177,9 +180,10 @@ def split_tx(txq, packets, count):
     lost = 0
     for i in range(count):
         packet = load64(packets + i * 8)
+        fetch_slot(vq)
         p = packet_at(packet)
         length = p.head_len + p.tail_len
-        if length <= single and p.frags == 0 and v.free_count > 0:
+        if length <= single and p.tail_len < v.in_place and p.frags == 0 and v.free_count > 0:
             number = load16(v.ids + (v.free_head & v.ids_mask) * 2)
             v.free_head += 1
             v.free_count -= 1
@@ -187,8 +191,8 @@ def split_tx(txq, packets, count):
             header = frame - v.header
             write_header(packet, header)
             write_frame(packet, frame)
-            store64(v.ring + number * DESC_BYTES, header + v.delta)
-            store64(v.ring + number * DESC_BYTES + 8, v.header + length)
+            update64(v.ring + number * DESC_BYTES, header + v.delta)
+            update64(v.ring + number * DESC_BYTES + 8, v.header + length)
             store64(v.links + number * LINK_BYTES, LINK_SINGLE)
         else:
             number = split_chain(vq, packet)
@@ -199,7 +203,7 @@ def split_tx(txq, packets, count):
                     count_drop(q.counters, TX_RING_FULL, 1)
                 lost += 1
                 continue
-        store16(avail + (position & mask) * AVAIL_ENTRY, number)
+        update16(avail + (position & mask) * AVAIL_ENTRY, number)
         position += 1
         octets += length
     if position != old:
@@ -292,9 +296,7 @@ def split_release(rxq):
     mask = v.size - 1
     for i in range(v.released, v.described):
         number = load64(v.ids + (i & v.ids_mask) * 8) & WORD32
-        place = v.driver + RING_ENTRIES + (position & mask) * AVAIL_ENTRY
-        if load16(place) != number:  # else the line need not be taken from the device
-            store16(place, number)
+        update16(v.driver + RING_ENTRIES + (position & mask) * AVAIL_ENTRY, number)
         give_back(vq, number)
         position += 1
     v.released = v.described
