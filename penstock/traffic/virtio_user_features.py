@@ -31,12 +31,12 @@ _LARGE = mask(
     Feature.NET_GUEST_USO4,
     Feature.NET_GUEST_USO6,
 )
-# 5.1.3.1: features that are nothing without one of others.
+# 5.1.3.1: features that are nothing without one of others, which come first.
 _REQUIRE = (
-    (mask(Feature.NET_HOST_ECN), mask(Feature.NET_HOST_TSO4, Feature.NET_HOST_TSO6)),
-    (mask(Feature.NET_GUEST_ECN), mask(Feature.NET_GUEST_TSO4, Feature.NET_GUEST_TSO6)),
     (sum(sent for _bit, sent, _taken in _OFFLOADS.values()), mask(Feature.NET_CSUM)),
     (sum(taken for _bit, _sent, taken in _OFFLOADS.values()), mask(Feature.NET_GUEST_CSUM)),
+    (mask(Feature.NET_HOST_ECN), mask(Feature.NET_HOST_TSO4, Feature.NET_HOST_TSO6)),
+    (mask(Feature.NET_GUEST_ECN), mask(Feature.NET_GUEST_TSO4, Feature.NET_GUEST_TSO6)),
 )
 PROTOCOL_FEATURES = sum(1 << feature for feature in ProtocolFeature)
 

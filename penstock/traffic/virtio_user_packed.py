@@ -197,7 +197,7 @@ def packed_chain(vq, packet):
 
 @entry("int64(int64, int64, int64)")
 def packed_tx(txq, packets, count):
-    """Send a burst: how many frames found room."""
+    """Send a burst: how many frames found room. From the first on that finds none, the rest is dropped."""
     q = txq_at(txq)
     vq = q.ctx
     v = virtqueue_at(vq)
@@ -222,14 +222,18 @@ def packed_tx(txq, packets, count):
             store64(v.links + number * LINK_BYTES, LINK_SINGLE)
             packed_put(vq, header + v.delta, v.header + length | number << 32, 0)
         else:
-            lacking = packed_chain(vq, packet)
-            if lacking < 0:
-                if -lacking > v.size:
-                    count_drop(q.counters, TX_REJECTED, 1)
-                else:
-                    count_drop(q.counters, TX_RING_FULL, 1)
+            needed = -packed_chain(vq, packet)
+            if needed > v.size:
+                count_drop(q.counters, TX_REJECTED, 1)
                 lost += 1
                 continue
+            if needed > 0:
+                packed_reclaim(vq)
+                if needed > v.free_count:
+                    count_drop(q.counters, TX_RING_FULL, count - i)
+                    lost += count - i
+                    break
+                packed_chain(vq, packet)
         octets += length
     if lost < count:
         packed_publish(vq)
@@ -297,6 +301,8 @@ def packed_rx(rxq, packets, limit):
             if v.flags & EVENT_INDEX == 0:
                 v.event = -1
                 store16(v.driver + EVENT_FLAGS, EVENT_DISABLE)
+        if v.error != 0:
+            break
         done += describe(rxq, packets + done * PACKET_BYTES, limit - done)
         if done == limit or sleeps == 0 or packed_arm(vq) == 0:
             break

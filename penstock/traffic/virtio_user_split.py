@@ -165,7 +165,7 @@ def split_chain(vq, packet):
 
 @entry("int64(int64, int64, int64)")
 def split_tx(txq, packets, count):
-    """Send a burst: how many frames found room."""
+    """Send a burst: how many frames found room. From the first on that finds none, the rest is dropped."""
     q = txq_at(txq)
     vq = q.ctx
     v = virtqueue_at(vq)
@@ -197,12 +197,17 @@ def split_tx(txq, packets, count):
         else:
             number = split_chain(vq, packet)
             if number < 0:
-                if -number - 1 > v.size:
+                needed = -number - 1
+                if needed > v.size:
                     count_drop(q.counters, TX_REJECTED, 1)
-                else:
-                    count_drop(q.counters, TX_RING_FULL, 1)
-                lost += 1
-                continue
+                    lost += 1
+                    continue
+                split_reclaim(vq)
+                if needed > v.free_count:
+                    count_drop(q.counters, TX_RING_FULL, count - i)
+                    lost += count - i
+                    break
+                number = split_chain(vq, packet)
         update16(avail + (position & mask) * AVAIL_ENTRY, number)
         position += 1
         octets += length
@@ -276,6 +281,8 @@ def split_rx(rxq, packets, limit):
     done = 0
     while v.error == 0:
         split_take(vq, limit + EXTRA_BUFFERS - (v.taken - v.described))
+        if v.error != 0:
+            break
         done += describe(rxq, packets + done * PACKET_BYTES, limit - done)
         if done == limit or sleeps == 0 or split_arm(vq) == 0:
             break
