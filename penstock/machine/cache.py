@@ -26,7 +26,7 @@ import numba
 from numba.core.caching import _CacheLocator
 
 PACKAGE = Path(__file__).parent.parent
-ROOMS = ("machine", "memory", "packet", "datapath", "ports", "engine")
+ROOMS = ("machine", "memory", "packet", "datapath", "ports", "traffic", "engine")
 KEPT = 3
 COMPLETE = ".complete"  # in the keyed directory: all entries are there
 

@@ -27,6 +27,7 @@ RANKS = {
     "datapath": 3,
     "ports": 4,
     "engine": 5,
+    "traffic": 5,
     "switch": 6,
     "config": 7,
     "observe": 7,
