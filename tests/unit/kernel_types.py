@@ -16,7 +16,7 @@ from numba import njit, types
 
 import penstock
 
-KERNEL_ROOMS = ("machine", "memory", "packet", "datapath", "ports", "engine")
+KERNEL_ROOMS = ("machine", "memory", "packet", "datapath", "ports", "traffic", "engine")
 
 
 def import_rooms() -> None:
