@@ -13,15 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from pydantic import ValidationError
 
 from penstock.cli.output import print_json, si
-from penstock.config.schema import REQUIRED, Setting, settings_of
 from penstock.switch.errors import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from penstock.config.schema import Setting
     from penstock.traffic.histogram import Latency
     from penstock.traffic.trial import Moment, Result
 
@@ -43,6 +42,7 @@ class PortType(click.ParamType[PortWord]):
     name = "KIND:KEY=VALUE,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> PortWord:
+        from penstock.config.schema import REQUIRED, settings_of
         from penstock.traffic.endpoint import KINDS
 
         kind, _, rest = str(value).partition(":")
@@ -65,6 +65,8 @@ class PortType(click.ParamType[PortWord]):
 
 def _checked(setting: Setting, text: str, fail: Callable[[str], Any]) -> Any:
     """A value written as text, in the setting's own type."""
+    from pydantic import ValidationError
+
     try:
         return setting.adapter.validate_strings(text)
     except ValidationError:
@@ -83,6 +85,8 @@ class DeclaredCommand(click.Command):
 
     @cached_property
     def _declared(self) -> list[click.Parameter]:
+        from penstock.config.schema import settings_of
+
         classes = [getattr(import_module(name.partition(":")[0]), name.partition(":")[2]) for name in self._names]
         return [_option(setting) for each in classes for setting in settings_of(each).values()]
 
@@ -104,6 +108,8 @@ def _option(setting: Setting) -> click.Parameter:
 
 def from_options(declared: type, options: dict[str, Any]) -> Any:
     """A declared dataclass from a verb's options."""
+    from penstock.config.schema import settings_of
+
     return declared(**{key: options[key] for key in settings_of(declared) if key in options})
 
 
@@ -126,13 +132,11 @@ def cpus_option(function: F) -> F:
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn what a port, the arena or a stream complains about into one sentence and exit code 1."""
-    from penstock.memory import ArenaError
-    from penstock.ports.base import PortError
-    from penstock.traffic.stream import StreamError
+    from penstock.traffic.session import ERRORS
 
     try:
         yield
-    except (PortError, ArenaError, StreamError, OSError) as error:
+    except ERRORS as error:
         sys.exit(f"penstock: {error}")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.machine import measure_cycles_hz
-from penstock.memory import Arena
+from penstock.memory import Arena, ArenaError
+from penstock.ports.base import PortError
 from penstock.ports.pcap_file import CaptureError, frames
 from penstock.traffic.endpoint import Endpoint
 from penstock.traffic.frames import Frame
@@ -21,6 +22,7 @@ from penstock.traffic.sink import Sink
 from penstock.traffic.stream import Stream, StreamError
 from penstock.traffic.trial import Live, Result, Trial
 
+ERRORS = (PortError, ArenaError, StreamError, OSError)  # what a wrong port or stream, or too little memory, gives
 LEARN_FRAMES_PER_SECOND = 100_000
 PROBE_SECONDS = 0.5  # to see what the port takes
 REPLAY_BYTES_MAX = 1 << 28
