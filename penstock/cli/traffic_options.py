@@ -37,7 +37,7 @@ class PortWord(NamedTuple):
 
 
 class PortType(click.ParamType[PortWord]):
-    """KIND:KEY=VALUE,KEY=VALUE ...; the keys are those of the configuration file, and `mtu`."""
+    """KIND:KEY=VALUE,KEY=VALUE ...; the keys are the kind's in the configuration file, and `mtu`."""
 
     name = "KIND:KEY=VALUE,..."
 
@@ -64,10 +64,12 @@ class PortType(click.ParamType[PortWord]):
 
 
 def _checked(setting: Setting, text: str, fail: Callable[[str], Any]) -> Any:
-    """A value written as text, in the setting's own type."""
+    """A value written as text, in the setting's own type; items of a list are joined by +."""
     from pydantic import ValidationError
 
     try:
+        if setting.allowed.startswith("a list"):
+            return setting.adapter.validate_python(tuple(word for word in text.split("+") if word))
         return setting.adapter.validate_strings(text)
     except ValidationError:
         return fail(f"{setting.key} '{text}' is wrong: must be {setting.allowed}")
