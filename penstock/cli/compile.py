@@ -12,6 +12,7 @@ def command() -> None:
     """Compile all kernels ahead of the first start, with progress (done at once when they are compiled already)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    import penstock.traffic  # noqa: F401 (its entries are compiled with the engine's)
     from penstock.engine.warm import warm
 
     began = time.monotonic()

@@ -30,6 +30,8 @@ VERBS = {
     "top": "penstock.cli.top",
     "capture": "penstock.cli.capture",
     "trace": "penstock.cli.trace",
+    "generate": "penstock.cli.generate",
+    "receive": "penstock.cli.receive",
     "doctor": "penstock.cli.doctor",
     "compile": "penstock.cli.compile",
 }

@@ -1,7 +1,8 @@
 """Fills the compile cache: every compiled function of the data plane, one compiler process per CPU, with progress.
 
-``python -m penstock.engine.warm PARENT`` is such a process: it reads names of entries, a line each, answers each when
-it is done, and ends with the process PARENT.
+What is compiled is what was imported: the engine's entries always, those of other rooms where the caller uses them.
+``python -m penstock.engine.warm PARENT`` is a compiler process: it reads names of entries, a line each, answers each
+when it is done, and ends with the process PARENT.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import penstock.datapath.worker
 import penstock.engine.workers
 import penstock.ports
-from penstock.machine import ENTRIES, JIT, cache_is_warm, cache_lock, mark_warm
+from penstock.machine import ENTRIES, JIT, Entry, cache_lock, mark_warm, warm_entries
 
-ENTRY_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.ports)
+ENGINE_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.ports)
 COMPILED, CACHED = "compiled", "cached"
 PROCESSES_MAX = 4
 PR_SET_PDEATHSIG = 1
@@ -29,17 +31,18 @@ Report = Callable[[int, int, str], None]
 
 
 def warm(report: Report) -> int:
-    """Have all entries compiled and load them; ``report(done, total, name)`` after each. How many were compiled.
+    """Compile and load all imported entries: how many were compiled. ``report(done, total, name)`` after each.
 
     Raises RuntimeError when one cannot be compiled.
     """
     if not JIT:
         return 0
+    names = {each.name for each in ENTRIES}
     with cache_lock():
-        compiled = 0 if cache_is_warm() else _compile_apart(report)
+        compiled = 0 if names <= warm_entries() else _compile_apart(report)
         for each in ENTRIES:
             each.load()
-        mark_warm()
+        mark_warm(names)
     report(len(ENTRIES), len(ENTRIES), "")
     return compiled
 
@@ -81,14 +84,19 @@ def _drive(waiting: queue.SimpleQueue[str], done: Callable[[str, str], None]) ->
             done(name, answer)
 
 
+def _find(name: str) -> Entry:
+    """The entry of this name; imports its module."""
+    import_module(f"penstock.{name.rpartition('.')[0]}")
+    return next(each for each in ENTRIES if each.name == name)
+
+
 def main() -> None:
     """Be a compiler process, and end with the one that asked."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         return  # it ended before it could take us along
-    entries = {each.name: each for each in ENTRIES}
     for line in sys.stdin:
-        each = entries[line.strip()]
+        each = _find(line.strip())
         each.load()
         print(CACHED if each.cached else COMPILED, flush=True)
 

@@ -5,7 +5,7 @@ patterns), and runs both inside kernels and from plain Python: with ``NUMBA_DISA
 ordinary Python.
 """
 
-from penstock.machine.cache import cache_is_warm, cache_lock, mark_warm
+from penstock.machine.cache import cache_is_warm, cache_lock, mark_warm, warm_entries
 from penstock.machine.clock import cycles, monotonic_ns
 from penstock.machine.kernels import ENTRIES, JIT, KERNELS, Entry, entry, inlined, kernel
 from penstock.machine.libc import (
@@ -35,6 +35,7 @@ from penstock.machine.ops import (
     call3,
     call4,
     cas,
+    clz,
     copy,
     ctz,
     exchange,
@@ -90,6 +91,7 @@ __all__ = [
     "call3",
     "call4",
     "cas",
+    "clz",
     "copy",
     "ctz",
     "cycles",
@@ -149,4 +151,5 @@ __all__ = [
     "sys_write",
     "sys_writev",
     "view",
+    "warm_entries",
 ]

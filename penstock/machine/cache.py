@@ -28,7 +28,7 @@ from numba.core.caching import _CacheLocator
 PACKAGE = Path(__file__).parent.parent
 ROOMS = ("machine", "memory", "packet", "datapath", "ports", "traffic", "engine")
 KEPT = 3
-COMPLETE = ".complete"  # in the keyed directory: all entries are there
+COMPLETE = ".complete"  # in the keyed directory: names of entries that are there, once all of the engine's are
 
 
 @cache
@@ -57,14 +57,20 @@ def cache_directory() -> Path:
     return cache_root() / cache_key()
 
 
+def warm_entries() -> set[str]:
+    """The names of the entries of the present sources that are known to be in the cache."""
+    note = cache_directory() / COMPLETE
+    return set(note.read_text(encoding="utf-8").split()) if note.exists() else set()
+
+
 def cache_is_warm() -> bool:
-    """Whether every entry of the present sources was compiled before."""
+    """Whether all that an engine needs was compiled before from the present sources."""
     return (cache_directory() / COMPLETE).exists()
 
 
-def mark_warm() -> None:
-    """Note that every entry of the present sources is in the cache."""
-    (cache_directory() / COMPLETE).touch()
+def mark_warm(names: set[str]) -> None:
+    """Note that these entries, all of the engine's among them, are in the cache; by the holder of ``cache_lock``."""
+    (cache_directory() / COMPLETE).write_text("\n".join(sorted(names | warm_entries())), encoding="utf-8")
 
 
 class KeyedLocator(_CacheLocator):  # type: ignore[misc]

@@ -241,7 +241,12 @@ def _ctz_twin(value: int) -> int:
     return 64 if low == 0 else (low & -low).bit_length() - 1
 
 
+def _clz_twin(value: int) -> int:
+    return 64 - (int(value) & ((1 << 64) - 1)).bit_length()
+
+
 ctz = _bit_count("ctz", "llvm.cttz", _ctz_twin, flag=True)
+clz = _bit_count("clz", "llvm.ctlz", _clz_twin, flag=True)
 popcount = _bit_count("popcount", "llvm.ctpop", lambda v: (int(v) & ((1 << 64) - 1)).bit_count(), flag=False)
 
 GOLDEN = 0x9E3779B97F4A7C15

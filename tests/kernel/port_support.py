@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from penstock.datapath.drops import REASONS
-from penstock.datapath.layout import BURST, COUNTERS, PACKET, RXQ, SCRATCH_STRIDE, TX_SCRATCH, TXQ
+from penstock.datapath.layout import BURST, COUNTERS, PACKET
 from penstock.machine import records
 from penstock.memory import Arena
 from penstock.ports.base import Port, PortContext
+from penstock.traffic import endpoint
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -118,33 +119,20 @@ class Host:
         self.process.wait()
 
 
-class Queues:
-    """The RXQ and TXQ records of one open port, as the engine would build them."""
+class Queues(endpoint.Queues):
+    """The queues of one open port, which share their counters, and a burst of packets to call their functions with."""
 
     def __init__(self, arena: Arena, port: Port) -> None:
-        self.arena = arena
-        self.port = port
+        super().__init__(arena, port)
         self.counters_at = arena.allocate(COUNTERS.itemsize)
         self.counters = records(COUNTERS, self.counters_at)[0]
         self.packets_at = arena.allocate(PACKET.itemsize * BURST)
         self.packets = records(PACKET, self.packets_at, BURST)
         self.list_at = arena.allocate(8 * BURST)
-        scratch = arena.allocate(SCRATCH_STRIDE * BURST)
-        self.rxqs: list[tuple[int, Any]] = []
-        for spec in port.rx:
-            address = arena.allocate(RXQ.itemsize)
-            rxq = records(RXQ, address)[0]
-            rxq["rx"], rxq["release"], rxq["pending"] = spec.rx, spec.release, spec.pending
-            rxq["ctx"], rxq["fd"], rxq["scratch"], rxq["counters"] = spec.ctx, spec.fd, scratch, self.counters_at
-            self.rxqs.append((address, rxq))
-        self.txqs: list[tuple[int, Any]] = []
-        for each in port.tx:
-            address = arena.allocate(TXQ.itemsize)
-            txq = records(TXQ, address)[0]
-            txq["tx"], txq["ctx"], txq["fd"], txq["queue"] = each.tx, each.ctx, each.fd, each.queue
-            txq["counters"], txq["scratch"] = self.counters_at, arena.allocate(TX_SCRATCH)
-            txq["offloads"] = port.offloads
-            self.txqs.append((address, txq))
+        for queue in [*self.rx, *self.tx]:
+            queue.row["counters"] = self.counters_at
+        self.rxqs = [(queue.address, queue.row) for queue in self.rx]
+        self.txqs = [(queue.address, queue.row) for queue in self.tx]
 
     def receive(self, queue: int = 0, limit: int = BURST) -> int:
         """One burst into ``packets``; to be released."""

@@ -45,6 +45,7 @@ VALUES: dict[str, tuple[int, Callable[..., int]]] = {
     "bswap32": (1, lambda x: swapped(x, 32)),
     "bswap64": (1, lambda x: swapped(x, 64)),
     "ctz": (1, trailing_zeros),
+    "clz": (1, lambda x: 64 - (x & WORD).bit_length()),
     "popcount": (1, lambda x: bin(x & WORD).count("1")),
     "hash64": (1, hash_word),
     "mulhi_mix": (2, mix),

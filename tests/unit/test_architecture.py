@@ -26,6 +26,7 @@ RANKS = {
     "packet": 2,
     "datapath": 3,
     "ports": 4,
+    "traffic": 5,
     "engine": 5,
     "traffic": 5,
     "switch": 6,
