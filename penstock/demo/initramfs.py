@@ -1,7 +1,7 @@
 """A root file system in memory for a small Linux guest: busybox, the kernel's own modules, an agent that runs commands.
 
 The archive is cpio's "newc" format, which the kernel unpacks as it is given; it is left uncompressed, as an emulated
-processor unpacks slower than it reads. The agent answers on a virtio serial port; `guest_channels.Agent` is its other end.
+processor unpacks slower than it reads. The agent answers on a virtio serial port: `guest_channels.Agent` asks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
 NEEDED_MODULES = ("virtio_pci", "virtio_console", "virtio_net")
 
-# A command is one line: a number, a blank, the text for the shell. Its output is followed by a line of byte 1, the number
-# and the exit code. Commands run one after the other; what is to run beside them is put into the background.
+# A command is one line: a number, a blank, the text for the shell. Its output is followed by a line of byte 1, the
+# number and the exit code. Commands run one after the other; what is to run beside them is put into the background.
 AGENT = """\
 until port=$(ls /dev/vport*) 2>/dev/null; do usleep 10000; done
 exec <>"$port" >&0
@@ -139,11 +139,10 @@ def _libraries(program: str) -> list[str]:
 def _archive(content: dict[str, tuple[int, bytes]], directories: Iterable[str]) -> Iterator[bytes]:
     """The records of a newc archive (Linux, Documentation/driver-api/early-userspace/buffer-format.rst)."""
     parents = {str(parent) for name in content for parent in Path(name).parents if str(parent) != "."}
-    number = 0
-    for number, name in enumerate(sorted({*directories, *parents}), 1):
-        yield _record(number, name, stat.S_IFDIR | 0o755, b"")
-    for number, (name, (mode, data)) in enumerate(content.items(), number + 1):
-        yield _record(number, name, stat.S_IFREG | mode, data)
+    records = [(name, stat.S_IFDIR | 0o755, b"") for name in sorted({*directories, *parents})]
+    records += [(name, stat.S_IFREG | mode, data) for name, (mode, data) in content.items()]
+    for number, (name, mode, data) in enumerate(records, 1):
+        yield _record(number, name, mode, data)
     yield _record(0, "TRAILER!!!", 0, b"")
 
 

@@ -26,6 +26,7 @@ PROGRAMS = ("ethtool",)
 BOOT_SECONDS = 40.0
 KVM_SECONDS = 6.0  # a processor that runs guests itself boots one in about a second
 MIGRATION_SECONDS = 60.0
+MIGRATION_BANDWIDTH = 32 << 20  # bytes a second: slow enough for a guest of this size to be at work meanwhile
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -42,7 +43,7 @@ class VhostUser:
 
     def arguments(self, index: int, accelerator: Accelerator) -> list[str]:
         role = "server=on" if self.server else "reconnect=1"
-        # QEMU 7.2 without KVM ends when a vhost-user card's MSI-X vector is set up: there it gets the one interrupt line.
+        # QEMU 7.2 without KVM crashes when a vhost-user card uses MSI-X: there it gets one interrupt line instead.
         vectors = 2 * self.queues + 2 if accelerator == "kvm" else 0
         card = f"virtio-net-pci,netdev=net{index},mac={self.mac},romfile=,vectors={vectors}"
         more = (["mq=on"] if self.queues > 1 else []) + ([self.features] if self.features else [])
@@ -70,7 +71,7 @@ class Tap:
 
 @dataclass
 class Machine:
-    """A virtual machine; use as a context manager: entering boots it, leaving ends it.
+    """A virtual machine; use as a context manager: entering starts it, `ready` waits for it, leaving ends it.
 
     With `incoming` it does not boot, but waits for the state of another machine with the same cards.
     """
@@ -82,37 +83,41 @@ class Machine:
     processors: int = 1
     incoming: bool = False
     boot_seconds: float = field(default=0.0, init=False)
+    launched: float = field(default=0.0, init=False, repr=False)
     process: subprocess.Popen[str] = field(init=False, repr=False)
     agent: Agent = field(init=False, repr=False)
     monitor: Monitor = field(init=False, repr=False)
 
     def __enter__(self) -> Machine:
-        self.start(accelerator())
+        self.launch(accelerator())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def start(self, accelerator: Accelerator, patience: float = BOOT_SECONDS) -> None:
-        """Boot, and wait until the guest answers (an incoming machine: until QEMU does). Raises GuestError."""
+    def launch(self, accelerator: Accelerator) -> None:
+        """Start QEMU, which boots the guest."""
         self.directory.mkdir(exist_ok=True)
         modules = [card.model for card in self.cards if isinstance(card, Tap)]
         kernel = kernel_with(*modules)
         build(self.directory / "initramfs", kernel, modules, PROGRAMS)
-        began = time.monotonic()
+        self.launched = time.monotonic()
         with (self.directory / "qemu.log").open("w") as log:
             self.process = self.host.start(*self._command(kernel, accelerator), stderr=log)
+
+    def ready(self, patience: float = BOOT_SECONDS) -> None:
+        """Wait until the guest answers (an incoming machine: until QEMU does). Raises GuestError."""
+        deadline = self.launched + patience
         try:
-            self._await_socket("agent", began + patience)
+            self._await_socket("agent", deadline)
             self.agent = Agent(self.directory / "agent")
-            self._await_socket("qmp", began + patience)
+            self._await_socket("qmp", deadline)
             self.monitor = Monitor(self.directory / "qmp", patience)
             if not self.incoming:
-                self.agent.until(Agent.READY, patience)
+                self.agent.until(Agent.READY, deadline - time.monotonic())
         except (GuestError, OSError) as error:
-            self.close()
-            raise GuestError(f"{self.name} did not boot ({accelerator}): {error}; {self._said()}") from error
-        self.boot_seconds = time.monotonic() - began
+            raise GuestError(f"{self.name} did not boot: {error}; {self._said()}") from error
+        self.boot_seconds = time.monotonic() - self.launched
 
     @property
     def name(self) -> str:
@@ -174,10 +179,20 @@ class Machine:
         """Bring a card up with an address: "10.0.0.1/24", or "fd00::1/64"."""
         self.run(f"ip link set {link} up && ip address add {address} dev {link}")
 
-    def features(self, link: str = "eth0") -> dict[str, bool]:
+    def offloads(self, link: str = "eth0") -> dict[str, bool]:
         """The offloads of a card as ethtool names them, and whether the guest has them on."""
         rows = (line.split() for line in self.run(f"ethtool -k {link}").output.splitlines()[1:])
         return {row[0].rstrip(":"): row[1] == "on" for row in rows}
+
+    def statistics(self, link: str = "eth0") -> dict[str, int]:
+        """The card's own counters: ethtool's, such as tx_queue_1_packets."""
+        rows = (line.split(":") for line in self.run(f"ethtool -S {link}").output.splitlines()[1:])
+        return {name.strip(): int(value) for name, value in rows}
+
+    def negotiated(self, link: str = "eth0") -> set[int]:
+        """The virtio features that driver and device agreed on, by bit number (virtio 1.2, sections 5.1.3 and 6)."""
+        bits = self.run(f"cat /sys/class/net/{link}/device/features").output.strip()
+        return {number for number, bit in enumerate(bits) if bit == "1"}
 
     @property
     def _migration_address(self) -> str:
@@ -185,6 +200,7 @@ class Machine:
 
     def migrate(self, target: Machine) -> dict[str, Any]:
         """Move to an incoming machine, live; returns what QEMU tells of it (times in ms). Raises GuestError."""
+        self.monitor.command("migrate-set-parameters", **{"max-bandwidth": MIGRATION_BANDWIDTH})
         self.monitor.command("migrate", uri=target._migration_address)
         deadline = time.monotonic() + MIGRATION_SECONDS
         while True:
@@ -212,10 +228,12 @@ def accelerator() -> Accelerator:
     if not {"vmx", "svm"} & set(flags) or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
     with Host("probe") as host, tempfile.TemporaryDirectory(prefix="penstock-kvm-") as directory:
+        probe = Machine(host, Path(directory) / "probe")
+        probe.launch("kvm")
         try:
-            probe = Machine(host, Path(directory) / "probe")
-            probe.start("kvm", KVM_SECONDS)
-            probe.close()
+            probe.ready(KVM_SECONDS)
         except GuestError:
             return "tcg"
+        finally:
+            probe.close()
     return "kvm"
