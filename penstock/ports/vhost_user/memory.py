@@ -44,6 +44,7 @@ class Region:
     fd: int
     mapping: int
     mapped_bytes: int
+    told: int = 1  # how often it was added: QEMU before 9 adds and removes each region once for every pair of queues
 
     @property
     def host(self) -> int:
@@ -113,6 +114,11 @@ class GuestMemory:
 
     def add(self, spec: RegionSpec, fd: int) -> None:
         """Have one more region. Owns the descriptor unless it raises ProtocolViolation."""
+        for region in self.regions:
+            if region.spec == spec and os.path.samestat(os.fstat(fd), os.fstat(region.fd)):
+                region.told += 1
+                os.close(fd)
+                return
         if len(self.regions) == REGIONS_MAX:
             raise ProtocolViolation(f"{spec} is one more than {REGIONS_MAX}")
         self._check_apart(spec, [region.spec for region in self.regions])
@@ -121,10 +127,13 @@ class GuestMemory:
     def remove(self, spec: RegionSpec) -> None:
         """Let a region go, which addresses and size name. Raises ProtocolViolation when there is none like it."""
         named = (spec.guest, spec.user, spec.size)
-        left = [r for r in self.regions if (r.spec.guest, r.spec.user, r.spec.size) != named]
-        if len(left) == len(self.regions):
-            raise ProtocolViolation(f"{spec} cannot be removed: there is no such region")
-        self._exchange(left)
+        for region in self.regions:
+            if (region.spec.guest, region.spec.user, region.spec.size) == named:
+                region.told -= 1
+                if region.told == 0:
+                    self._exchange([each for each in self.regions if each is not region])
+                return
+        raise ProtocolViolation(f"{spec} cannot be removed: there is no such region")
 
     @property
     def lost(self) -> bool:
