@@ -15,9 +15,13 @@ from penstock.machine import records
 from penstock.memory import Arena
 from penstock.ports import KINDS as SWITCH_KINDS
 from penstock.ports.base import Port, PortContext, PortError
+from penstock.traffic.virtio_user import VirtioUser
 
-# A patch port has no queues: nothing can be sent by it.
-KINDS: dict[str, type[Port]] = {name: kind for name, kind in SWITCH_KINDS.items() if name != "patch"}
+# A patch port has no queues, and a vhost-user port needs an engine's main loop: here a guest is the other end of one.
+KINDS: dict[str, type[Port]] = {
+    **{name: kind for name, kind in SWITCH_KINDS.items() if name not in ("patch", "vhost-user")},
+    "virtio-user": VirtioUser,
+}
 
 
 @dataclass(frozen=True)
