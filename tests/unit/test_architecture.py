@@ -28,7 +28,6 @@ RANKS = {
     "ports": 4,
     "traffic": 5,
     "engine": 5,
-    "traffic": 5,
     "switch": 6,
     "config": 7,
     "observe": 7,

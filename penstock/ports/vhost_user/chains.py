@@ -205,7 +205,8 @@ def peek_split(ring, limit, write):
     size = r.size
     mask = size - 1
     last = r.last_avail
-    waiting = (load_acquire16(r.driver + RING_INDEX) - last) & 0xFFFF
+    r.seen = load_acquire16(r.driver + RING_INDEX)
+    waiting = (r.seen - last) & 0xFFFF
     if waiting == 0:
         return 0
     if waiting > size:

@@ -110,6 +110,7 @@ VRING = np.dtype(
         ("lock", "i8"),
         ("last_avail", "i8"),
         ("last_used", "i8"),
+        ("seen", "i8"),  # split: the guest's index of available buffers when it was read last
         ("avail_wrap", "i8"),  # packed: the wrap counters
         ("used_wrap", "i8"),
         ("held", "i8"),  # chains of the burst that are not given back yet
@@ -127,7 +128,7 @@ VRING = np.dtype(
         ("calls", "i8"),
         ("bad_chains", "i8"),
         ("kicked", "i8"),
-        ("pad1", "i8", 4),
+        ("pad1", "i8", 3),
         ("chains", CHAIN, CHAINS_MAX),
         ("used_places", "i8", 2 * CHAINS_MAX),
         ("used_words", "i8", 2 * CHAINS_MAX),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from penstock.datapath.counters import count_drop
 from penstock.datapath.drops import BAD_DESCRIPTOR, BAD_OFFLOAD, OVERSIZED
 from penstock.datapath.layout import (
+    BURST,
     ETHERNET_HEADER,
     FRAG_BYTES,
     FRAME_MAX,
@@ -39,6 +40,7 @@ from penstock.machine import (
     store32be,
     store64,
 )
+from penstock.ports.vhost_user.ahead import LINE, fetch_buffers, fetch_descriptors, fetch_used
 from penstock.ports.vhost_user.chains import advance, peek
 from penstock.ports.vhost_user.layout import (
     ANNOUNCE,
@@ -56,7 +58,6 @@ STOPPED = -1  # to the worker: ask this queue no more
 HEAD_STRIDE = HEADROOM + HEADER_MAX + 64
 OFFLOAD_WORDS = offset(PACKET, "csum_start")  # csum_start, csum_offset, gso_size, gso_type, flags: 8 bytes
 SHORT_COPY, MEDIUM_COPY = 80, 128  # bytes of a copy of fixed size
-LINE = 64
 RARP_BYTES = 60
 
 
@@ -195,6 +196,7 @@ def vhost_rx(rxq, packets, limit):
         done = announce(ring, packets, head)
         head += done * HEAD_STRIDE
     count = peek(ring, limit - done, 0)
+    fetch_used(ring, count)
     for i in range(count):
         host = chain_at(ring + CHAINS + i * CHAIN_BYTES).host
         prefetch(host)
@@ -208,6 +210,8 @@ def vhost_rx(rxq, packets, limit):
             head += HEAD_STRIDE
     advance(ring, places, count)
     r.held = count
+    if count == BURST:
+        fetch_descriptors(ring, 0)
     if done == 0 and count > 0:
         give_back(ring, q.after)
     return done
@@ -232,4 +236,6 @@ def give_back(ring, after):
 def vhost_release(rxq):
     """Give the burst's buffers back: it was transmitted."""
     q = rxq_at(rxq)
+    if vring_at(q.ctx).held == BURST:
+        fetch_buffers(q.ctx, 0)
     return give_back(q.ctx, q.after)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import BUFFERS_TOO_SMALL, PORT_DOWN, TX_RING_FULL
 from penstock.datapath.fragments import copy_tail, frag_at
-from penstock.datapath.layout import FRAG_BYTES, packet_at, txq_at
+from penstock.datapath.layout import BURST, FRAG_BYTES, packet_at, txq_at
 from penstock.machine import (
     copy,
     entry,
@@ -19,8 +19,10 @@ from penstock.machine import (
     hash64,
     inlined,
     kernel,
+    load16,
     load64,
     load_acquire,
+    prefetch,
     prefetch_write,
     shr,
     store16,
@@ -28,6 +30,7 @@ from penstock.machine import (
     store_release,
 )
 from penstock.packet.fields import key_offset
+from penstock.ports.vhost_user.ahead import fetch_buffers, fetch_descriptors, fetch_used
 from penstock.ports.vhost_user.chains import advance, peek
 from penstock.ports.vhost_user.layout import (
     CHAIN_BYTES,
@@ -64,12 +67,14 @@ def write_header(ring, packet, to):
     """Write the virtio-net header of a frame, for one buffer."""
     r = vring_at(ring)
     p = packet_at(packet)
+    # A line that is not written need not be taken from the guest's core.
     if p.flags == 0 or r.checksums == 0:
-        store64(to, 0)
-        store16(to + 8, 0)
+        if load64(to) | load16(to + 8) != 0:
+            store64(to, 0)
+            store16(to + 8, 0)
     else:
         packet_to_vnet(packet, to)
-    if r.header > NUM_BUFFERS:
+    if r.header > NUM_BUFFERS and load16(to + NUM_BUFFERS) != 1:
         store16(to + NUM_BUFFERS, 1)
     return 0
 
@@ -102,13 +107,14 @@ def send_singles(ring, packets, count):
     r = vring_at(ring)
     found = peek(ring, count, DESC_WRITE)
     header = r.header
+    fetch_used(ring, found)
     done = 0
     while done < found:
         c = chain_at(ring + CHAINS + done * CHAIN_BYTES)
         if c.host == 0:
             break
-        prefetch_write(c.host)
-        prefetch_write(c.host + 64)
+        prefetch(c.host)
+        prefetch_write(c.host + header)
         done += 1
     found = done
     done = 0
@@ -292,6 +298,9 @@ def send_to_ring(txq, ring, packets, count):
             sent += 1
             done += 1
     if sent > 0:
+        if count == BURST:
+            fetch_buffers(ring, 1)
+            fetch_descriptors(ring, BURST)
         show_used(ring)
         interrupt(ring, q.after)
         count_tx(q.counters, sent, octets)
