@@ -69,16 +69,18 @@ class VirtioUser(Port):
             if self.options.mode == "server":
                 self._listener = listen(Path(self.options.path))
             self._connect()
+            self._share_memory()
             self._make_queues()
             self._start([queue.start for queue in self.queues])
         except (OSError, ProtocolViolation, Refused) as error:
+            text = self._why(error)
             self.close()
-            raise PortError(f"port '{self.name}': {self._why(error)}") from error
+            raise PortError(f"port '{self.name}': {text}") from error
         except BaseException:
             self.close()
             raise
 
-    def _why(self, error: Exception) -> str:
+    def _why(self, error: BaseException) -> str:
         if isinstance(error, TimeoutError):
             what = "connected to" if self.front is None and self.options.mode == "server" else "answered at"
             return f"no back end {what} {self.options.path} within {self.options.seconds:g} s"
@@ -197,13 +199,8 @@ class VirtioUser(Port):
         self.tx = [TxSpec(tx.address, queue.ctx, fd=queue.kick, queue=i) for i, queue in enumerate(self.sending)]
 
     def _start(self, bases: Sequence[int]) -> None:
-        """Tell the back end of memory and rings, and let it begin."""
+        """Tell the back end of the rings, and let it begin."""
         front = self.peer
-        self._share_memory(front)
-        if self._has(ProtocolFeature.INFLIGHT_SHMFD):
-            if self._inflight is None:
-                self._inflight = front.get_inflight_fd(len(self.queues), self.options.ring)
-            front.set_inflight_fd(self._inflight)
         for index, (queue, base) in enumerate(zip(self.queues, bases, strict=True)):
             front.set_vring_call(index, queue.call)
             front.set_vring_num(index, queue.shape.size)
@@ -217,16 +214,23 @@ class VirtioUser(Port):
         for queue in self.queues:
             queue.ring_doorbell()
 
-    def _share_memory(self, front: FrontEnd) -> None:
-        fd = self.context.arena.fd
-        if not self._has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
-            return front.set_mem_table(self.regions, [fd] * len(self.regions))
-        slots = front.get_max_mem_slots()
-        if slots < len(self.regions):
-            raise PortError(f"port '{self.name}': regions {len(self.regions)} is too many, the back end takes {slots}")
-        for region in self.regions:
-            front.add_mem_reg(region, fd)
-        return None
+    def _share_memory(self) -> None:
+        """Tell a new back end of the guest's memory, and of the area for unfinished buffers."""
+        front, fd = self.peer, self.context.arena.fd
+        if self._has(ProtocolFeature.CONFIGURE_MEM_SLOTS):
+            slots = front.get_max_mem_slots()
+            if slots < len(self.regions):
+                raise PortError(
+                    f"port '{self.name}': regions {len(self.regions)} is too many, the back end takes {slots}"
+                )
+            for region in self.regions:
+                front.add_mem_reg(region, fd)
+        else:
+            front.set_mem_table(self.regions, [fd] * len(self.regions))
+        if self._has(ProtocolFeature.INFLIGHT_SHMFD):
+            if self._inflight is None:
+                self._inflight = front.get_inflight_fd(2 * self.options.queues, self.options.ring)
+            front.set_inflight_fd(self._inflight)
 
     def suspend(self) -> list[int]:
         """Stop all rings: where each stands, as ``resume`` takes it."""
@@ -256,16 +260,19 @@ class VirtioUser(Port):
                     f"port '{self.name}': the back end's features changed from {before:#x} to {self.features:#x},"
                     " the rings cannot go on: open the port anew"
                 )
+            self._share_memory()
             if not keep_rings:
                 for queue in self.queues:
                     queue.reset()
             self._start(bases or [queue.base_of_used if keep_rings else queue.start for queue in self.queues])
-        except (OSError, ProtocolViolation, Refused) as error:
+        except BaseException as error:
             text = self._why(error)
             if self.front is not None:
                 self.front.close()
                 self.front = None
-            raise PortError(f"port '{self.name}': {text}") from error
+            if isinstance(error, (OSError, ProtocolViolation, Refused)):
+                raise PortError(f"port '{self.name}': {text}") from error
+            raise
 
     def check(self) -> tuple[Health, str]:
         if self.front is None or self.front.lost:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,21 @@ from penstock.datapath.layout import BURST, FLAG_CSUM_PARTIAL, FRAG, GSO_TCPV4, 
 from penstock.machine import records
 from penstock.memory import Arena
 from penstock.ports.base import PortError, RxSpec, TxSpec
+from penstock.ports.vhost_user.messages import (
+    NEED_REPLY,
+    REPLY,
+    U64,
+    VERSION,
+    ProtocolViolation,
+    Receiver,
+    Request,
+    encode,
+)
 from penstock.ports.vhost_user.virtio import Feature, mask, net_header_bytes
 from penstock.traffic import virtio_user_packed as packed
 from penstock.traffic import virtio_user_split as split
 from penstock.traffic.virtio_user_features import VirtioUserOptions, negotiate, transmit_offloads
+from penstock.traffic.virtio_user_front import FrontEnd, Refused
 from penstock.traffic.virtio_user_layout import Fault
 from penstock.traffic.virtio_user_log import DirtyLog
 from penstock.traffic.virtio_user_queue import QueueShape, Virtqueue
@@ -496,3 +508,72 @@ def test_the_dirty_log_names_pages() -> None:
     assert log.pages() == [40, 47, log.size * 8 - 7]
     assert log.size * 8 * 4096 >= 1 << 30
     log.close()
+
+
+@contextmanager
+def front_end(*replies: bytes) -> Iterator[tuple[FrontEnd, socket.socket]]:
+    """A front end and the other end of its socket, which has said all its replies already."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.1)
+    with ours, theirs:
+        theirs.sendall(b"".join(replies))
+        yield FrontEnd(ours), theirs
+
+
+def reply(request: Request, payload: bytes) -> bytes:
+    return encode(request, payload, REPLY)
+
+
+def test_a_request_is_acknowledged_if_that_was_agreed() -> None:
+    with front_end(reply(Request.SET_OWNER, U64.pack(0)), reply(Request.SET_VRING_NUM, U64.pack(7))) as (front, other):
+        front.set_features(5)
+        front.acknowledged = True
+        front.set_owner()
+        with pytest.raises(Refused, match="refused SET_VRING_NUM: it answered 7, 0 means done"):
+            front.set_vring_num(1, 256)
+        receiver = Receiver(other)
+        sent = [receiver.receive() for _ in range(3)]
+        assert [(m.request, m.flags, m.payload) for m in sent if m] == [
+            (Request.SET_FEATURES, VERSION, U64.pack(5)),
+            (Request.SET_OWNER, VERSION | NEED_REPLY, b""),
+            (Request.SET_VRING_NUM, VERSION | NEED_REPLY, struct.pack("=II", 1, 256)),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "ask", "text"),
+    [
+        (
+            reply(Request.GET_STATUS, U64.pack(0)),
+            lambda front: front.get_features(),
+            "GET_STATUS with flags 0x5 came, a reply to GET_FEATURES is due",
+        ),
+        (
+            reply(Request.GET_FEATURES, b"1234"),
+            lambda front: front.get_features(),
+            "reply to GET_FEATURES has 4 bytes of payload, 8 are due",
+        ),
+        (
+            reply(Request.GET_VRING_BASE, struct.pack("=II", 2, 5)),
+            lambda front: front.get_vring_base(1),
+            "reply to GET_VRING_BASE is of ring 2, ring 1 was asked for",
+        ),
+        (
+            reply(Request.GET_INFLIGHT_FD, bytes(24)),
+            lambda front: front.get_inflight_fd(2, 256),
+            "reply to GET_INFLIGHT_FD has 24 bytes and 0 descriptors, 24 and 1 are due",
+        ),
+    ],
+)
+def test_replies_that_are_wrong_are_named(answer: bytes, ask: Callable[[FrontEnd], object], text: str) -> None:
+    with front_end(answer) as (front, _other), pytest.raises(ProtocolViolation, match=text):
+        ask(front)
+
+
+def test_a_back_end_that_goes_is_noticed() -> None:
+    with front_end() as (front, other):
+        assert not front.lost
+        with pytest.raises(TimeoutError):
+            front.get_features()
+        other.close()
+        assert front.lost
