@@ -52,6 +52,8 @@ DRIVEN = {
     "penstock.ports.packet_kernels": "tests/kernel/test_port_packet.py",
     "penstock.ports.pcap_kernels": "tests/kernel/test_port_pcap.py",
     "penstock.ports.tap_kernels": "tests/kernel/test_port_tap.py",
+    "penstock.traffic.virtio_user_packed": "tests/kernel/test_virtio_user.py",
+    "penstock.traffic.virtio_user_split": "tests/kernel/test_virtio_user.py",
 }
 LONG_MODULE = 300
 
