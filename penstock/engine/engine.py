@@ -239,7 +239,9 @@ class Engine:
 
     def remove_port(self, name: str) -> None:
         """Stop a port's forwarding and close it."""
-        self._uninstall(self._port(name))
+        opened = self._port(name)
+        opened.port.stop()
+        self._uninstall(opened)
 
     def set_port(self, spec: PortSpec) -> None:
         """Change a port's VLANs or MTU while it forwards; a change of VLANs forgets the addresses learned on it."""

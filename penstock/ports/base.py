@@ -117,6 +117,9 @@ class Port(ABC):
     def start(self) -> None:
         """Begin what needs workers to follow the port already. Called once, by the engine, after ``open``."""
 
+    def stop(self) -> None:
+        """End what ``start`` began. Called once, by the engine, while workers still follow the port."""
+
     def close(self) -> None:
         """Release everything. No worker uses the port any more."""
 

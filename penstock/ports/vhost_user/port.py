@@ -130,7 +130,7 @@ class VhostUser(Port):
         self._listener: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._session: Session | None = None
-        self._closed = False
+        self._stopped = False
         self._said = "no guest was connected yet"
         self._statistics = {"connections": 0, "violations": 0}
         self.mtu = self.context.mtu or DEFAULT_MTU
@@ -191,13 +191,16 @@ class VhostUser(Port):
         elif self._listener is None:
             self._connect()
 
-    def close(self) -> None:
-        self._closed = True
+    def stop(self) -> None:
+        self._stopped = True
         if self._session is not None:
             self._end("the port is removed")
         self._handover.forget()
         if self._listener is not None:
             self.context.loop.unwatch(self._listener.fileno())
+
+    def close(self) -> None:
+        if self._listener is not None:
             self._listener.close()
             Path(self.options.path).unlink(missing_ok=True)
         self._progress.close()
@@ -269,7 +272,7 @@ class VhostUser(Port):
         self._begin(connection)
 
     def _connect(self) -> None:
-        if self._closed:
+        if self._stopped:
             return
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -336,7 +339,7 @@ class VhostUser(Port):
         self._said = reason
         self.features_changed(0)
         self.mtu = self.context.mtu or DEFAULT_MTU
-        if self._listener is None and not self._closed:
+        if self._listener is None and not self._stopped:
             self.context.loop.later(CONNECT_SECONDS, self._connect)
 
     # What the session tells

@@ -107,20 +107,19 @@ class Session:
         wants_reply = bool(message.flags & NEED_REPLY) and self._has(ProtocolFeature.REPLY_ACK)
         try:
             answer = handler(self, message)
+            if answer is not None:
+                payload, fds = answer
+                self._reply(message, payload, fds)
+            elif wants_reply:
+                self._reply(message, U64.pack(0))
         except Refused as error:
             # The front end asked to be told, or else nothing tells it: both sides would disagree from here on.
             if not wants_reply:
                 raise ProtocolViolation(str(error)) from error
             LOG.warning("%s", error)
             self._reply(message, U64.pack(1))
-            return
         finally:
             message.close_fds()
-        if answer is not None:
-            payload, fds = answer
-            self._reply(message, payload, fds)
-        elif wants_reply:
-            self._reply(message, U64.pack(0))
 
     def _reply(self, message: Message, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         send(self._connection, message.request, payload, REPLY, fds)
