@@ -106,21 +106,23 @@ class Session:
             raise ProtocolViolation(f"{message.name} is not known here")
         wants_reply = bool(message.flags & NEED_REPLY) and self._has(ProtocolFeature.REPLY_ACK)
         try:
-            answer = handler(self, message)
+            answer = self._answer(handler, message, wants_reply)
+            if answer is not None:
+                self._reply(message, *answer)
+            elif wants_reply:
+                self._reply(message, U64.pack(0))
+        finally:
+            message.close_fds()  # a reply's own descriptor is among them, so not before it is sent
+
+    def _answer(self, handler: Handler, message: Message, told: bool) -> Answer | None:
+        """What the handler answers; a refusal is one too, where the front end asked to be ``told``."""
+        try:
+            return handler(self, message)
         except Refused as error:
-            # The front end asked to be told, or else nothing tells it: both sides would disagree from here on.
-            if not wants_reply:
+            if not told:  # nothing tells it, and both sides would disagree from here on
                 raise ProtocolViolation(str(error)) from error
             LOG.warning("%s", error)
-            self._reply(message, U64.pack(1))
-            return
-        finally:
-            message.close_fds()
-        if answer is not None:
-            payload, fds = answer
-            self._reply(message, payload, fds)
-        elif wants_reply:
-            self._reply(message, U64.pack(0))
+            return U64.pack(1), ()
 
     def _reply(self, message: Message, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         send(self._connection, message.request, payload, REPLY, fds)
@@ -417,6 +419,7 @@ class Refused(Exception):
 
 
 Answer = tuple[bytes, tuple[int, ...]]
+Handler = Callable[["Session", Message], Answer | None]
 
 
 def unpack(layout: Any, message: Message) -> Any:
@@ -444,7 +447,7 @@ def single_region(message: Message) -> RegionSpec:
     return RegionSpec(guest, size, user, offset)
 
 
-HANDLERS: dict[int, Callable[[Session, Message], Answer | None]] = {
+HANDLERS: dict[int, Handler] = {
     Request.GET_FEATURES: Session.get_features,
     Request.SET_FEATURES: Session.set_features,
     Request.SET_OWNER: Session.set_owner,
