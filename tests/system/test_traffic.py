@@ -25,6 +25,14 @@ ring = 4096
 type = "packet"
 netdev = "two"
 """
+GUESTS = """
+[bridge.br0.port.vm1]
+type = "vhost-user"
+path = "{vm1}"
+[bridge.br0.port.vm2]
+type = "vhost-user"
+path = "{vm2}"
+"""
 ANSWERING = """
 [bridge.br0.port.two]
 type = "packet"
@@ -170,6 +178,22 @@ def test_throughput_search(two: Lab) -> None:
         assert 0 < each["frames_per_second"] <= 20_000
         assert each["trials"] >= 1
         assert each["bits_per_second"] == pytest.approx(each["frames_per_second"] * 8 * each["size"])
+
+
+@pytest.mark.parametrize("rings", [",ring=4096", ",ring=4096,packed=true"], ids=["split", "packed"])
+@pytest.mark.parametrize(
+    "stream",
+    [("--size", "64,1518", "--flows", "10"), ("--size", "60000", "--protocol", "tcp", "--gso-size", "1448")],
+    ids=["small", "tso"],
+)
+def test_from_guest_to_guest(lab: Lab, tmp_path: Path, rings: str, stream: tuple[str, ...]) -> None:
+    vm1, vm2 = tmp_path / "vm1", tmp_path / "vm2"
+    lab.start(GUESTS.format(vm1=vm1, vm2=vm2))
+    ends = ("--port", f"virtio-user:path={vm1}{rings}", "--rx", f"virtio-user:path={vm2},mac=02:00:00:00:02:00{rings}")
+    found = asked(lab, "generate", *ends, "--rate", "1000", "--count", "1000", *stream, "--expect-no-loss")
+    assert (found["sent"]["frames"], found["received"]["unique"], found["received"]["reordered"]) == (1000, 1000, 0)
+    assert lab.counters("vm1")["rx_bytes"] == found["sent"]["octets"]
+    assert lab.counters("vm2")["tx_packets"] == 1000, "large segments went through whole"
 
 
 def test_a_port_that_breaks_ends_the_run(lab: Lab) -> None:
