@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from penstock.demo import traffic
-from penstock.demo.echo import ping
+from penstock.demo.echo import Missing, ping
 from penstock.demo.initramfs import GuestError
 from penstock.demo.vm import Machine, Tap, VhostUser, accelerator, kernel_with
 from penstock.demo.vm_traffic import DATA, prepare, receive, received, send
@@ -214,7 +214,7 @@ PLAIN = Variant(
     ("one", "other"), [(PACKED, BIG_BUFFERS), (LEGACY, PLAIN)], ids=["packed to big buffers", "legacy to plain"]
 )
 def test_other_layouts_and_features(lab: Lab, one: Variant, other: Variant) -> None:
-    """Guests that agree on less, or on other rings, take part; each pair comes to the ports that the pair before left."""
+    """Guests that agree on less, or on other rings, take part; each pair comes to ports that others left."""
     with ExitStack() as stack:
         machines = boot(stack, lab, card(lab, "vm3", one.properties), card(lab, "vm4", other.properties))
         for machine, variant in zip(machines, (one, other), strict=True):
@@ -240,3 +240,24 @@ def test_an_emulated_card_on_a_tap(lab: Lab, model: str) -> None:
         assert reaches(machine, HOST[0])
         exchange_with_host(lab, machine, 4)
     lab.reload(CONFIG.format(directory=lab.directory))
+
+
+def test_traffic_goes_on_after_the_engine_was_killed(
+    lab: Lab, machines: tuple[Machine, Machine], measured: Callable[[str], None]
+) -> None:
+    """Guests keep their cards, whichever side listens, and nothing that was received is damaged."""
+    vm1, vm2 = machines
+    digest = prepare(vm1)
+    receive(vm2, 5020)
+    vm2.background(f"ping -i 0.05 -c 120 {HOST[0]} >/tmp/pings; touch /tmp/pinged")
+    vm1.background(f"nc {ADDRESSES['vm2'][0]} 5020 <{DATA}")
+    eventually("the stream flows", lambda: vm2.statistics()["rx_queue_0_packets"] > 200)
+    killed = lab.switch.kill("engine")
+    back = lab.switch.await_return("engine", killed)
+    assert received(vm2, 5020) == digest
+    output = vm2.run("until [ -e /tmp/pinged ]; do usleep 20000; done; cat /tmp/pings; rm /tmp/pinged").output
+    missing = Missing.of(output, 120)
+    measured(f"engine killed under two guests: back after {back:.2f} s, {missing.longest * 0.05:.2f} s without a reply")
+    assert missing.longest * 0.05 < 3
+    for machine, other in (machines, machines[::-1]):
+        assert reaches(machine, ADDRESSES[other.name][0])
