@@ -16,7 +16,7 @@ from penstock.demo.hosts import Host
 from penstock.demo.launch import RunningSwitch
 from penstock.demo.telling import Telling
 from penstock.demo.vm import Machine, VhostUser, accelerator
-from penstock.demo.vm_traffic import DATA, prepare, receive, received, send
+from penstock.demo.vm_traffic import pinged, receive, received, send, sent_digest, start_pinging, start_sending
 
 HOST = "10.0.0.100"
 ADDRESSES = {"vm1": "10.0.0.1", "vm2": "10.0.0.2"}
@@ -85,7 +85,6 @@ class MachineStory(Telling):
         vm1, vm2 = self.machines
         on = [name for name, on in vm1.offloads().items() if on and name in ("tx-checksumming", "tx-tcp-segmentation")]
         self.line(f"offloads that vm1's driver agreed on: {', '.join(on)}")
-        digest = prepare(vm1)
         before = self.switch.query("stats")["vm1"]
         receive(vm2, 5001)
         seconds = send(vm1, ADDRESSES["vm2"], 5001)
@@ -94,7 +93,7 @@ class MachineStory(Telling):
         count, frames = (after[name] - before[name] for name in ("rx_bytes", "rx_packets"))
         self.verdict(
             "TCP from vm1 to vm2, whole and in large segments",
-            arrived == digest and count / frames > 2000,
+            arrived == sent_digest() and count / frames > 2000,
             f"{count / 1e6:.0f} MB in {seconds:.1f} s, {count // frames} bytes in a frame on average, SHA-256 the same",
         )
         receiving = traffic.receiver(self.host, "tcp", 5002, "--hash")
@@ -102,7 +101,7 @@ class MachineStory(Telling):
         told = traffic.result(receiving)
         self.verdict(
             "TCP from vm1 to host1, whole",
-            told["sha256"] == digest,
+            told["sha256"] == sent_digest(),
             f"{told['bytes'] / 1e6:.0f} MB in {seconds:.1f} s",
         )
 
@@ -112,17 +111,16 @@ class MachineStory(Telling):
     def survival(self) -> None:
         self.title("The engine is killed in mid-traffic (SIGKILL); the guests keep their cards")
         vm1, vm2 = self.machines
-        digest = prepare(vm1)
         receive(vm2, 5003)
-        vm2.background(f"ping -i {INTERVAL} -c {PINGS} {HOST} >/tmp/pings; touch /tmp/pinged")
-        vm1.background(f"nc {ADDRESSES['vm2']} 5003 <{DATA}")
-        time.sleep(1)
+        start_pinging(vm2, HOST, PINGS, INTERVAL)
+        start_sending(vm1, ADDRESSES["vm2"], 5003)
+        time.sleep(0.2)
         killed = self.switch.kill("engine")
         self.line(f"kill -9 {killed} (engine)")
         self.line(f"a new engine was ready {self.switch.await_return('engine', killed):.2f} s later")
         arrived = received(vm2, 5003)
-        missing = Missing.of(vm2.run("until [ -e /tmp/pinged ]; do usleep 20000; done; cat /tmp/pings").output, PINGS)
-        self.verdict("the TCP stream from vm1 to vm2 arrived whole", arrived == digest, "SHA-256 the same")
+        missing = Missing.of(pinged(vm2), PINGS)
+        self.verdict("the TCP stream from vm1 to vm2 arrived whole", arrived == sent_digest(), "SHA-256 the same")
         self.verdict(
             "traffic resumed by itself",
             missing.longest * INTERVAL < 3,
