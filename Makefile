@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 ROUNDS := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint bench bench-peers test-nojit fuzz clean packages
+.PHONY: help demo demo-vm test setup lint bench bench-peers test-nojit fuzz soak-vm clean packages
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: setup ## four hosts on two VLANs: reachability, isolation, throughput, and the control process killed in mid-traffic
 	$(PY) -m penstock.demo $(ARGS)
+
+demo-vm: packages setup ## two virtual machines and a host: reachability, offloads, and the engine killed in mid-traffic
+	$(PY) -m penstock.demo --vm $(ARGS)
 
 setup: $(STAMP) ## everything into .venv, and the compile cache warmed: .venv/bin/penstock runs afterwards
 	@$(VENV)/bin/penstock compile
@@ -39,6 +42,9 @@ test-nojit: setup ## the kernel tests with kernels as plain Python, for pdb and 
 
 fuzz: setup ## random, truncated and lying frames through parser, edits and segmentation, afresh ROUNDS=10 times
 	@for round in $$(seq $(ROUNDS)); do $(PY) -m pytest --quiet tests/kernel/test_packet_*.py $(ARGS) || exit 1; done
+
+soak-vm: packages setup ## virtual machines killed, migrated and their switch killed, again and again: ROUNDS=10 of each
+	ROUNDS=$(ROUNDS) $(PY) -m pytest tests/system/soak_vm.py --timeout 1200 $(ARGS)
 
 bench: setup ## busy cycles per packet, dummy port to dummy port
 	$(PY) -m bench $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import struct
@@ -25,6 +26,25 @@ class Echoes:
     @property
     def received(self) -> int:
         return len(self.times)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """How many of a ping program's requests had no reply, and how many on end at most."""
+
+    count: int
+    longest: int
+
+    @classmethod
+    def of(cls, output: str, sent: int) -> Missing:
+        """From what the program prints (iputils counts from 1, busybox from 0)."""
+        first = 1 if "icmp_seq=" in output else 0
+        replied = {int(number) - first for number in re.findall(r"seq=(\d+) ttl=", output)}
+        longest = run = 0
+        for number in range(sent):
+            run = 0 if number in replied else run + 1
+            longest = max(longest, run)
+        return cls(sent - len(replied), longest)
 
 
 def ping(host: Host, address: str, count: int = 3, timeout: float = 1.0, size: int = 56) -> Echoes:

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +104,13 @@ def kernels() -> list[Kernel]:
     return sorted(usable, key=lambda each: ("cloud" not in each.release, each.release))
 
 
-def build(file: Path, kernel: Kernel, modules: Iterable[str] = (), programs: Iterable[str] = ()) -> None:
+def build(
+    file: Path,
+    kernel: Kernel,
+    modules: Iterable[str] = (),
+    programs: Iterable[str] = (),
+    files: Mapping[str, bytes] | None = None,
+) -> None:
     """Write the archive: the modules are loaded at boot; `programs` are added with the shared libraries they need."""
     loaded = kernel.in_order([*NEEDED_MODULES, *modules])
     names = [module.name for module in loaded]
@@ -112,6 +118,7 @@ def build(file: Path, kernel: Kernel, modules: Iterable[str] = (), programs: Ite
     content: dict[str, tuple[int, bytes]] = {"init": (0o755, init.encode()), "bin/busybox": _program("busybox")}
     for module in loaded:
         content[f"modules/{module.name}"] = 0o644, module.read_bytes()
+    content |= {name: (0o644, data) for name, data in (files or {}).items()}
     for program in programs:
         content[f"bin/{program}"] = _program(program)
         for library in _libraries(program):

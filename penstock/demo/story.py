@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
 from penstock.demo.hosts import Host
 from penstock.demo.launch import RunningSwitch
+from penstock.demo.telling import Telling
 
-PAUSE = 0.7  # seconds, so that one can follow
 DATAGRAM_RATE = 5000
 
 
@@ -51,25 +46,15 @@ def configuration() -> str:
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    claim: str
-    holds: bool
-    seen: str
-
-
 @dataclass
-class Story:
+class Story(Telling):
     """The scenes in order, on hosts that are plugged into a running switch."""
 
-    console: Console
     switch: RunningSwitch
     hosts: dict[str, Host]
-    verdicts: list[Verdict] = field(default_factory=list)
 
-    def tell(self) -> bool:
-        """Show every scene; true when every claim held."""
-        for scene in (
+    def scenes(self) -> tuple[Callable[[], None], ...]:
+        return (
             self.introduce,
             self.reachability,
             self.isolation,
@@ -77,20 +62,16 @@ class Story:
             self.addresses,
             self.counters,
             self.survival,
-        ):
-            scene()
-            time.sleep(PAUSE)
-        self.summary()
-        return all(verdict.holds for verdict in self.verdicts)
+        )
 
     def introduce(self) -> None:
-        self._title("One switch, four hosts, two VLANs")
+        self.title("One switch, four hosts, two VLANs")
         rows = [(guest.name, guest.kind, guest.vlan, guest.address, guest.address6) for guest in GUESTS]
-        self._table(("host", "attached by", "VLAN", "IPv4", "IPv6"), rows)
+        self.table(("host", "attached by", "VLAN", "IPv4", "IPv6"), rows)
         self.console.print(f"{self.switch.ready_line} (process start to here {self.switch.ready_after:.1f} s)")
 
     def reachability(self) -> None:
-        self._title("Inside a VLAN, hosts reach each other (ICMP echo by the kernels' own stacks)")
+        self.title("Inside a VLAN, hosts reach each other (ICMP echo by the kernels' own stacks)")
         missing = []
         for one, other in _pairs(same_vlan=True):
             for address in (other.address, other.address6):
@@ -102,22 +83,22 @@ class Story:
                 )
                 if echoes.received < echoes.sent:
                     missing.append(f"{one.name} to {address}")
-        self._verdict(
+        self.verdict(
             "hosts of one VLAN reach each other", not missing, ", ".join(missing) or "all replies came, IPv4 and IPv6"
         )
 
     def isolation(self) -> None:
-        self._title("Between VLANs, nothing passes (one IP subnet: only the VLAN keeps them apart)")
+        self.title("Between VLANs, nothing passes (one IP subnet: only the VLAN keeps them apart)")
         passed = []
         for one, other in _pairs(same_vlan=False):
             echoes = ping(self.hosts[one.name], other.address, count=1, timeout=0.3)
             self.console.print(f"  {one.name} to {other.name} ({other.address}): {echoes.received} of 1 replies")
             if echoes.received:
                 passed.append(f"{one.name} to {other.name}")
-        self._verdict("hosts of different VLANs do not", not passed, ", ".join(passed) or "no reply came")
+        self.verdict("hosts of different VLANs do not", not passed, ", ".join(passed) or "no reply came")
 
     def throughput(self) -> None:
-        self._title("TCP at full speed, in segments of up to 64 KB that the switch never has to cut")
+        self.title("TCP at full speed, in segments of up to 64 KB that the switch never has to cut")
         for one, other in ((GUESTS[0], GUESTS[1]), (GUESTS[3], GUESTS[2])):
             before = self.switch.query("stats")
             with self.console.status(f"{one.name} sends to {other.name} for 3 seconds"):
@@ -132,35 +113,30 @@ class Story:
                 f"  {one.name} to {other.name}: {received['bytes'] / 1e9:.2f} GB in {received['seconds']:.1f} s,"
                 f" [bold]{rate:.1f} Gb/s[/], {counted // max(frames, 1)} bytes in a frame on average"
             )
-            self._verdict(
+            self.verdict(
                 f"TCP from {one.name} ({one.kind}) to {other.name} ({other.kind})",
                 sent["bytes"] == received["bytes"] <= counted,
                 f"{rate:.1f} Gb/s; {sent['bytes']} bytes sent, {received['bytes']} received, {counted} counted",
             )
 
     def addresses(self) -> None:
-        self._title("The FDB: what the bridge has learned (penstock fdb br0)")
+        self.title("The FDB: what the bridge has learned (penstock fdb br0)")
         entries = self.switch.query("fdb", "br0")
         rows = [(entry["port"], entry["vlan"], entry["mac"], f"{entry['age']:.1f} s") for entry in entries]
-        self._table(("port", "VLAN", "MAC address", "age"), sorted(rows))
+        self.table(("port", "VLAN", "MAC address", "age"), sorted(rows))
         known = {(entry["mac"], entry["vlan"]): entry["port"] for entry in entries}
         wrong = [
             guest.name for guest in GUESTS if known.get((self.hosts[guest.name].mac("eth0"), guest.vlan)) != guest.name
         ]
-        self._verdict(
+        self.verdict(
             "every host is learned on its port and VLAN", not wrong, ", ".join(wrong) or f"{len(rows)} entries"
         )
 
     def counters(self) -> None:
-        self._title("Exact counters (penstock stats, penstock drops)")
-        found = self.switch.query("stats")
-        names = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes", "rx_dropped", "tx_dropped")
-        self._table(("port", *names), [(port, *(row[name] for name in names)) for port, row in found.items()])
-        for row in self.switch.query("drops"):
-            self.console.print(f"  {row['port']}: {row['count']} {row['reason']}, {row['text']}")
+        self.show_counters(self.switch)
 
     def survival(self) -> None:
-        self._title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")
+        self.title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")
         one, other = GUESTS[0], GUESTS[1]
         before, learned = self.switch.query("stats")[one.name]["rx_packets"], self._learned()
         receiving = traffic.receiver(self.hosts[other.name], "udp", 5002)
@@ -180,58 +156,29 @@ class Story:
         with self.console.status("the datagrams go on"):
             sent, received = traffic.result(sending)["sent"], traffic.result(receiving)
         after = self.switch.query("stats")[one.name]["rx_packets"]
-        self._verdict(
+        self.verdict(
             "no datagram was lost, repeated or put out of order",
             received["received"] == sent and not received["repeated"] and not received["out_of_order"],
             f"{received['received']} of {sent} arrived, longest gap {received['longest_gap'] * 1000:.0f} ms",
         )
-        self._verdict(
+        self.verdict(
             "counters went on", after >= before + sent, f"{one.name} rx_packets {before} before, {after} after"
         )
         kept = learned <= self._learned()
-        self._verdict(
+        self.verdict(
             "the FDB is intact", kept, f"{len(learned)} entries before, all still there" if kept else "it lost some"
         )
 
-    def summary(self) -> None:
-        self._title("Verdicts")
-        for verdict in self.verdicts:
-            word = "[bold green]PASS[/]" if verdict.holds else "[bold red]FAIL[/]"
-            self.console.print(f"{word}  {verdict.claim}: {verdict.seen}", soft_wrap=True)
-
     def instructions(self, entered: bool) -> None:
         """How to go on by hand while the demo stays up; `entered` tells that it runs in a user namespace."""
-        program = Path(sys.executable).with_name("penstock")
-        command = str(program) if program.exists() else f"{sys.executable} -m penstock.cli"
         user = f" --target {self.hosts['red1'].path.split('/')[2]} --user --preserve-credentials" if entered else ""
-        self._title("It stays up until Ctrl-C. Try, in another terminal" + ("" if entered else " (as root)"))
+        self.title("It stays up until Ctrl-C. Try, in another terminal" + ("" if entered else " (as root)"))
         for guest, other in zip(GUESTS, (GUESTS[1], GUESTS[0], GUESTS[3], GUESTS[2]), strict=True):
-            self._line(f"nsenter{user} --net={self.hosts[guest.name].path} ping {other.address}   # {guest.name}")
-        for verb in ("show", "top", "fdb br0", "stats", "drops", "capture red1 -w - | tshark -r -"):
-            head, _, tail = verb.partition(" | ")
-            self._line(f"{command} {head} --rundir {self.switch.rundir}{' | ' + tail if tail else ''}")
-        self._line(f"edit {self.switch.config} and: {command} reload --rundir {self.switch.rundir}")
+            self.line(f"nsenter{user} --net={self.hosts[guest.name].path} ping {other.address}   # {guest.name}")
+        self.show_verbs(self.switch, "capture red1")
 
     def _learned(self) -> set[tuple[str, int, str]]:
         return {(entry["mac"], entry["vlan"], entry["port"]) for entry in self.switch.query("fdb", "br0")}
-
-    def _title(self, text: str) -> None:
-        self.console.print(f"\n[bold]{text}[/]")
-
-    def _line(self, text: str) -> None:
-        self.console.print(f"  {text}", soft_wrap=True, markup=False, highlight=False)
-
-    def _table(self, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-        table = Table(*headings, box=None, pad_edge=True, header_style="dim")
-        for row in rows:
-            table.add_row(*map(str, row))
-        self.console.print(table)
-
-    def _verdict(self, claim: str, holds: bool, seen: str) -> None:
-        verdict = Verdict(claim, holds, seen)
-        self.verdicts.append(verdict)
-        word = "[green]PASS[/]" if holds else "[red]FAIL[/]"
-        self.console.print(f"  {word} {claim}: {seen}", soft_wrap=True)
 
 
 def _pairs(same_vlan: bool) -> list[tuple[Guest, Guest]]:

@@ -23,6 +23,7 @@ from penstock.demo.initramfs import GuestError, Kernel, build, kernels
 
 QEMU = "qemu-system-x86_64"
 PROGRAMS = ("ethtool",)
+DATA = "/data"  # a file in every guest, for it to send
 BOOT_SECONDS = 40.0
 KVM_SECONDS = 6.0  # a processor that runs guests itself boots one in about a second
 MIGRATION_SECONDS = 60.0
@@ -100,7 +101,7 @@ class Machine:
         self.directory.mkdir(exist_ok=True)
         modules = [card.model for card in self.cards if isinstance(card, Tap)]
         kernel = kernel_with(*modules)
-        build(self.directory / "initramfs", kernel, modules, PROGRAMS)
+        build(self.directory / "initramfs", kernel, modules, PROGRAMS, {DATA.lstrip("/"): data()})
         self.launched = time.monotonic()
         with (self.directory / "qemu.log").open("w") as log:
             self.process = self.host.start(*self._command(kernel, accelerator), stderr=log)
@@ -210,6 +211,12 @@ class Machine:
             if told.get("status") == "failed" or time.monotonic() > deadline:
                 raise GuestError(f"{self.name} did not migrate to {target.name}: {told}; {target._said()}")
             time.sleep(0.05)
+
+
+@cache
+def data() -> bytes:
+    """What is in the file DATA: numbered lines, so that no piece of it is like another."""
+    return b"".join(b"%d\n" % number for number in range(1_500_000))
 
 
 def kernel_with(*modules: str) -> Kernel:

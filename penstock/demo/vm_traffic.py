@@ -1,23 +1,21 @@
 """TCP streams with a checked content from and to virtual machines, by the programs that busybox brings along.
 
-What a guest sends is a file of numbered lines, so that no piece of it is like another. The other end may be a guest, or
-a host with `traffic.receiver` and `traffic.sender`, whose digests are of the same kind.
+What a guest sends is the file DATA. The other end may be a guest, or a host with `traffic.receiver` and
+`traffic.sender`, whose digests are of the same kind.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from penstock.demo.initramfs import GuestError
-from penstock.demo.vm import Machine
-
-LINES = 1_500_000
-DATA = "/tmp/data"
+from penstock.demo.vm import DATA, Machine, data
 
 
-def prepare(machine: Machine, lines: int = LINES) -> str:
-    """Write the file that the guest will send; returns its SHA-256."""
-    return _digest(machine.run(f"seq 1 {lines} >{DATA}; sha256sum {DATA}", timeout=60).output)
+def sent_digest() -> str:
+    """SHA-256 of what every guest sends."""
+    return hashlib.sha256(data()).hexdigest()
 
 
 def receive(machine: Machine, port: int) -> None:
@@ -30,11 +28,11 @@ def receive(machine: Machine, port: int) -> None:
 def received(machine: Machine, port: int, timeout: float = 60) -> str:
     """Wait for the end of what `receive` started; returns the SHA-256 of what came."""
     command = f"until [ -s /tmp/sum.{port} ]; do usleep 20000; done; cat /tmp/sum.{port}; rm /tmp/sum.{port}"
-    return _digest(machine.run(command, timeout).output)
+    return machine.run(command, timeout).output.split()[0]
 
 
 def send(machine: Machine, address: str, port: int, timeout: float = 60) -> float:
-    """Send the prepared file; returns after how many seconds the receiver had all of it."""
+    """Send the file; returns after how many seconds the receiver had all of it."""
     told = machine.run(f"time -p nc {address} {port} <{DATA}", timeout).output
     found = re.search(r"real (\d+\.\d+)", told)
     if found is None:
@@ -42,5 +40,17 @@ def send(machine: Machine, address: str, port: int, timeout: float = 60) -> floa
     return float(found[1])
 
 
-def _digest(text: str) -> str:
-    return text.split()[0]
+def start_sending(machine: Machine, address: str, port: int) -> None:
+    """Send the file in the background."""
+    machine.background(f"nc {address} {port} <{DATA}")
+
+
+def start_pinging(machine: Machine, address: str, count: int, interval: float) -> None:
+    """Send echo requests in the background."""
+    machine.background(f"ping -i {interval} -c {count} {address} >/tmp/pings; touch /tmp/pinged")
+
+
+def pinged(machine: Machine, timeout: float = 60) -> str:
+    """Wait for the end of what `start_pinging` started; returns what the program printed."""
+    command = "until [ -e /tmp/pinged ]; do usleep 20000; done; cat /tmp/pings; rm /tmp/pinged"
+    return machine.run(command, timeout).output

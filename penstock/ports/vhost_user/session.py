@@ -194,7 +194,10 @@ class Session:
     def set_status(self, message: Message) -> None:
         self.status = number(message) & 0xFF
         if self.status == 0:
-            self.reset_device(message)
+            # QEMU 7 says so before it asks for the bases of the rings, which therefore keep where they were stopped.
+            self.stop_rings()
+            for vring in self.vrings:
+                vring.has_kick = False
 
     def get_status(self, _message: Message) -> Answer:
         return U64.pack(self.status), ()
