@@ -12,7 +12,7 @@ ROUNDS := 10
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: setup ## four hosts on two VLANs: reachability, isolation, throughput, and the control process killed in mid-traffic
+demo: setup ## hosts and virtual machines on two VLANs: reachability, throughput, and each process killed in mid-traffic
 	$(PY) -m penstock.demo $(ARGS)
 
 demo-vm: packages setup ## two virtual machines and a host: reachability, offloads, and the engine killed in mid-traffic

@@ -71,7 +71,7 @@ def _stage(stack: ExitStack, console: Console) -> Story:
     for guest in GUESTS:
         if guest.kind == "packet":
             cable(site, guest.name, hosts[guest.name], "eth0")
-    switch = stack.enter_context(RunningSwitch(site, directory, configuration()))
+    switch = stack.enter_context(RunningSwitch(site, directory, configuration(directory)))
     for guest in GUESTS:
         host = hosts[guest.name]
         if guest.kind == "tap":

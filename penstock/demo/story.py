@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from penstock.demo import traffic
 from penstock.demo.echo import ping
+from penstock.demo.guests import answering, generate
 from penstock.demo.hosts import Host
-from penstock.demo.launch import RunningSwitch
+from penstock.demo.launch import LaunchError, RunningSwitch
 from penstock.demo.telling import Telling
 
 DATAGRAM_RATE = 5000
+SEGMENTS = ("--size", "64000", "--protocol", "tcp", "--gso-size", "1448")
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,28 @@ GUESTS = (
 )
 
 
-def configuration() -> str:
-    """The configuration file of the demo's switch."""
+# Two virtual machines beside them, in the red VLAN.
+MACHINES = ("vm1", "vm2")
+MACHINE_ADDRESS = "10.0.0.11"
+GUEST_SECONDS = 60.0  # for the first guest to be compiled
+
+
+def socket_path(directory: Path, machine: str) -> str:
+    """Where a virtual machine's program finds its port."""
+    return str(directory / f"{machine}.sock")
+
+
+def configuration(directory: Path) -> str:
+    """The configuration file of the demo's switch; sockets in ``directory``."""
     lines = ["[bridge.br0]"]
     for guest in GUESTS:
         lines += [f"[bridge.br0.port.{guest.name}]", f'type = "{guest.kind}"']
         if guest.kind == "packet":
             lines.append(f'netdev = "{guest.name}"')
         lines.append(f"tag = {guest.vlan}")
+    for machine in MACHINES:
+        lines += [f"[bridge.br0.port.{machine}]", 'type = "vhost-user"', f'path = "{socket_path(directory, machine)}"']
+        lines.append(f"tag = {GUESTS[0].vlan}")
     return "\n".join(lines) + "\n"
 
 
@@ -60,13 +77,15 @@ class Story(Telling):
             self.isolation,
             self.throughput,
             self.addresses,
+            self.machines,
             self.counters,
             self.survival,
         )
 
     def introduce(self) -> None:
-        self.title("One switch, four hosts, two VLANs")
+        self.title("One switch, four hosts and two virtual machines, two VLANs")
         rows = [(guest.name, guest.kind, guest.vlan, guest.address, guest.address6) for guest in GUESTS]
+        rows += [(machine, "vhost-user", GUESTS[0].vlan, "", "") for machine in MACHINES]
         self.table(("host", "attached by", "VLAN", "IPv4", "IPv6"), rows)
         self.console.print(f"{self.switch.ready_line} (process start to here {self.switch.ready_after:.1f} s)")
 
@@ -135,6 +154,54 @@ class Story(Telling):
     def counters(self) -> None:
         self.show_counters(self.switch)
 
+    def machines(self) -> None:
+        self.title("Two virtual machines (virtio guests in Python): one copy, from memory to memory")
+        for what, unit, options in (
+            ("64-byte frames", "M frames/s", ("--seconds", "2")),
+            ("64 KB segments", "Gb/s", ("--seconds", "2", *SEGMENTS)),
+        ):
+            before = self._lost()
+            with self.console.status(f"vm1 sends {what} to vm2 for 2 seconds"):
+                found = generate(*(socket_path(self.switch.config.parent, machine) for machine in MACHINES), *options)
+            sent, received = found["sent"], found["received"]
+            rate = received["stamped"] / sent["seconds"] / 1e6
+            if unit == "Gb/s":
+                rate = received["octets"] * 8 / sent["seconds"] / 1e9
+            dropped = self._lost() - before
+            self.console.print(
+                f"  {what}: [bold]{rate:.1f} {unit}[/]; latency under this load"
+                f" {received['latency']['median'] / 1000:.0f} µs (median)"
+            )
+            self.verdict(
+                f"vm1 to vm2, {what}: each arrived once and in order, or is counted as dropped",
+                sent["frames"] == received["unique"] + dropped and not received["duplicates"] + received["reordered"],
+                f"{rate:.1f} {unit}; {sent['frames']} sent, {received['unique']} arrived, {dropped} dropped"
+                " (tx_ring_full: the guest was slower)",
+            )
+        self.engine_survival()
+
+    def engine_survival(self) -> None:
+        """A guest that answers ping, while the engine is killed."""
+        red = self.hosts["red1"]
+        path = socket_path(self.switch.config.parent, "vm1")
+        with answering(self.switch, path, f"{MACHINE_ADDRESS}/24"):
+            eventually(lambda: ping(red, MACHINE_ADDRESS, 1, 0.2).received == 1, "vm1 to answer ping", GUEST_SECONDS)
+            killed = self.switch.kill("engine")
+            began = time.monotonic()
+            self.console.print(f"  vm1 answers ping from red1; kill -9 {killed} (engine)")
+            eventually(lambda: ping(red, MACHINE_ADDRESS, 1, 0.05).received == 1, "vm1 to answer again", 20)
+            seconds = time.monotonic() - began
+            self.switch.await_return("engine", killed)
+        self.verdict(
+            "red1 reaches vm1 again after the engine was killed; the guest keeps its connection",
+            seconds < 2,
+            f"after {seconds:.2f} s",
+        )
+
+    def _lost(self) -> int:
+        """Frames that were dropped at vm2 so far."""
+        return sum(int(row["count"]) for row in self.switch.query("drops") if row["port"] == "vm2")
+
     def survival(self) -> None:
         self.title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")
         one, other = GUESTS[0], GUESTS[1]
@@ -179,6 +246,14 @@ class Story(Telling):
 
     def _learned(self) -> set[tuple[str, int, str]]:
         return {(entry["mac"], entry["vlan"], entry["port"]) for entry in self.switch.query("fdb", "br0")}
+
+
+def eventually(holds: Callable[[], bool], what: str, seconds: float) -> None:
+    """Wait until something holds. Raises LaunchError."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise LaunchError(f"waited {seconds:g} s for {what}")
 
 
 def _pairs(same_vlan: bool) -> list[tuple[Guest, Guest]]:
