@@ -10,7 +10,6 @@ import re
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from penstock.demo.initramfs import GuestError
@@ -29,9 +28,8 @@ class Done:
 class Channel:
     """A stream that is read up to a pattern. Raises GuestError when that does not come in time, or at its end."""
 
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._received = b""
 
     def close(self) -> None:
@@ -62,8 +60,8 @@ class Agent(Channel):
 
     READY = re.compile(rb"\x01ready\n")
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
         self._number = 0
 
     def run(self, command: str, timeout: float) -> Done:
@@ -81,8 +79,8 @@ class Monitor(Channel):
 
     LINE = re.compile(rb"\r?\n")
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__(path)
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        super().__init__(connection)
         self.until(self.LINE, timeout)  # the greeting: until the machine is made, there is none
         self.command("qmp_capabilities")
 

@@ -7,6 +7,7 @@ A machine runs in a host (a network namespace) and ends with it, or with this pr
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -110,10 +111,8 @@ class Machine:
         """Wait until the guest answers (an incoming machine: until QEMU does). Raises GuestError."""
         deadline = self.launched + patience
         try:
-            self._await_socket("agent", deadline)
-            self.agent = Agent(self.directory / "agent")
-            self._await_socket("qmp", deadline)
-            self.monitor = Monitor(self.directory / "qmp", patience)
+            self.agent = Agent(self._connected("agent", deadline))
+            self.monitor = Monitor(self._connected("qmp", deadline), patience)
             if not self.incoming:
                 self.agent.until(Agent.READY, deadline - time.monotonic())
         except (GuestError, OSError) as error:
@@ -142,13 +141,21 @@ class Machine:
             command += card.arguments(index, accelerator)
         return [*command, "-incoming", self._migration_address] if self.incoming else command
 
-    def _await_socket(self, name: str, deadline: float) -> None:
-        while not (self.directory / name).exists():
-            if self.process.poll() is not None:
-                raise GuestError(f"QEMU ended with exit code {self.process.returncode}")
-            if time.monotonic() > deadline:
-                raise GuestError(f"QEMU makes no {name} socket")
-            time.sleep(0.02)
+    def _connected(self, name: str, deadline: float) -> socket.socket:
+        """A connection to a socket of QEMU's, which is there some time after the start."""
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(str(self.directory / name))
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                connection.close()
+                if self.process.poll() is not None:
+                    raise GuestError(f"QEMU ended with exit code {self.process.returncode}") from error
+                if time.monotonic() > deadline:
+                    raise GuestError(f"QEMU makes no {name} socket") from error
+                time.sleep(0.02)
+            else:
+                return connection
 
     def _said(self) -> str:
         logs = [(self.directory / name) for name in ("qemu.log", "console")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from penstock.demo.vm_traffic import receive, received
 from tests.system.lab import Lab
 from tests.system.test_vm import need_kernel
 
-pytestmark = pytest.mark.needs("qemu-system-x86_64", "busybox", "ethtool")
+pytestmark = pytest.mark.needs("qemu-system-x86_64", "busybox", "ethtool", "ping")
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 HOST, MODES = "10.0.0.100", ("server", "client")  # of the switch
@@ -75,8 +77,7 @@ def held(lab: Lab) -> tuple[int, int]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_guest_is_killed_under_traffic(lab: Lab, mode: str, measured: Callable[[str], None]) -> None:
-    flood = ("--seconds", str(ROUNDS * 15), "--rate", "2000")
-    traffic.sender(lab.hosts["host1"], "udp", ADDRESSES[mode], 9, *flood)
+    lab.hosts["host1"].start("ping", "-q", "-i", "0.001", "-s", "1000", ADDRESSES[mode])
     waits, holds = [], []
     for _ in range(ROUNDS):
         with machine(lab, mode) as booted:
@@ -151,3 +152,10 @@ def test_a_guest_moves_there_and_back(lab: Lab, measured: Callable[[str], None])
     measured(
         f"live migration, {ROUNDS} times: the guest was stopped for {max(stops)} ms at most, every stream was whole"
     )
+
+
+def test_every_claim_of_the_demonstration_holds() -> None:
+    demo = [sys.executable, "-m", "penstock.demo", "--vm"]
+    done = subprocess.run(demo, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.partition("Verdicts")[2].count("PASS") == 5

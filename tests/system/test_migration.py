@@ -31,7 +31,7 @@ mode = "server"
 MAC = "52:54:00:00:00:01"
 HOST, GUEST = "10.0.0.100", "10.0.0.1"
 INTERVAL = 0.02  # seconds between echo requests
-REQUESTS = 400
+REQUESTS = 300
 DIRTIER = "while :; do dd if=/dev/zero of=/tmp/dirty bs=64k count=64 conv=notrunc; done"
 
 
@@ -68,7 +68,7 @@ def test_a_guest_moves_under_traffic(lab: Lab, measured: Callable[[str], None]) 
         here.background(DIRTIER)
         receive(here, 5001)
         pings = echo_stream(lab)
-        sending = traffic.sender(host, "tcp", GUEST, 5001, "--hash", "--seconds", "6")
+        sending = traffic.sender(host, "tcp", GUEST, 5001, "--hash", "--seconds", "5")
         eventually("the stream flows", lambda: lab.counters("here")["tx_bytes"] > 1_000_000)
         told = here.migrate(there)
         eventually("the guest is at the new port", lambda: lab.fdb().get((MAC, 0)) == "there")
