@@ -179,9 +179,10 @@ def test_every_queue_takes_part(lab: Lab, machines: tuple[Machine, Machine]) -> 
     assert MQ in vm1.negotiated()
     assert "Combined:\t2" in vm1.run("ethtool -l eth0 | tail -1").output
     before = vm1.statistics()
-    for port in range(5010, 5018):
-        carry(vm1, vm2, ADDRESSES["vm2"][0], port)
-        carry(vm2, vm1, ADDRESSES["vm1"][0], port)
+    carry(vm1, vm2, ADDRESSES["vm2"][0])
+    carry(vm2, vm1, ADDRESSES["vm1"][0])
+    # Nobody listens at these ports: 40 more flows of one segment each.
+    vm2.run(f"for port in $(seq 6000 6039); do nc {ADDRESSES['vm1'][0]} $port </dev/null; done", check=False)
     after = vm1.statistics()
     moved = {name: after[name] - before[name] for name in after if name.endswith("_packets")}
     for queue in (0, 1):
