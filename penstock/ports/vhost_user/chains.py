@@ -46,8 +46,7 @@ from penstock.ports.vhost_user.virtio import (
 INDEX_JUMPED, BAD_HEAD = int(Broken.INDEX_JUMPED), int(Broken.BAD_HEAD)
 SHAPE = DESC_NEXT | DESC_WRITE | DESC_INDIRECT
 AVAIL_BIT, USED_BIT = 7, 15
-UNAVAILABLE = -1
-RANGE_MAX = 1 << 31
+CHAIN_MAX = 2 * FRAGS_MAX  # descriptors of one chain, buffers without a byte among them: what a loop of those costs
 
 
 @kernel
@@ -137,7 +136,7 @@ def gather_table(ring, chain, table, count, position, write, packed):
             position = shr(word, 48)
             if position >= count:
                 return 0
-        if step >= count:
+        if step >= count or step == CHAIN_MAX:
             return 0
 
 
@@ -251,10 +250,11 @@ def is_available(flags, wrap):
 
 
 @kernel
-def gather_packed(ring, chain, position, wrap, write):
+def gather_packed(ring, chain, position, wrap, write, room):
     """Gather a chain of a packed ring that is no single buffer of the right direction: the ring places it takes.
 
-    The id of a chain is in its last descriptor.
+    The id of a chain is in its last descriptor. ``room`` are the places that the burst's chains before it left: a guest
+    that goes on writing could offer some of those again meanwhile.
     """
     r = vring_at(ring)
     c = chain_at(chain)
@@ -263,7 +263,7 @@ def gather_packed(ring, chain, position, wrap, write):
     taken = 0
     good = 1
     ended = 0
-    while taken < size:
+    while taken < room:
         at = r.descriptors + position * DESC_BYTES
         word = load_acquire(at + 8)
         flags = shr(word, 48)
@@ -330,7 +330,7 @@ def peek_packed(ring, limit, write):
                 c.count = 1
                 c.piece_count = 1
         if host == 0:
-            taken = gather_packed(ring, chain, position, wrap, write)
+            taken = gather_packed(ring, chain, position, wrap, write, size - places)
         position += taken
         places += taken
         if position >= size:

@@ -16,7 +16,7 @@ from penstock.ports.vhost_user.layout import LOG, VHOST_LOG
 from penstock.ports.vhost_user.lost_memory import Mappings
 from penstock.ports.vhost_user.messages import ProtocolViolation
 
-SIZE_MAX = 1 << 40
+SIZE_MAX = 1 << 34  # where it ends in its file: more than the pages of any guest take
 
 
 class DirtyLog:

@@ -96,7 +96,12 @@ def _restore(session: Session, state: dict[str, Any], fds: Iterator[int]) -> Non
     progress = state["progress"]
     session.progress.use(next(fds), progress["size"], progress["offset"], progress["rings"])
     specs = [RegionSpec(**spec) for spec in state["regions"]]
-    session.memory.replace([(spec, next(fds)) for spec in specs])
+    files = [next(fds) for _spec in specs]
+    try:
+        session.memory.replace(specs, files)
+    finally:
+        for fd in files:
+            os.close(fd)
     for vring, kept in zip(session.vrings, state["vrings"], strict=True):
         vring.size, vring.base, vring.enabled = kept["size"], kept["base"], kept["enabled"]
         vring.place = None if kept["place"] is None else RingAddress(**kept["place"])

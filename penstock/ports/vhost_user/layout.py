@@ -22,7 +22,8 @@ from penstock.machine import offset, view
 QUEUES_MAX = 16  # queue pairs of one port
 REGIONS_MAX = 64
 CHAINS_MAX = 64  # looked at together: a burst, or the buffers that one large frame is merged over
-PIECES_MAX = 1024  # of those chains together; one packet takes at most FRAGS_MAX
+PIECES_MAX = 1024  # of those chains together that are in pieces; one packet takes at most FRAGS_MAX
+PREPARED_MAX = 3 * CHAINS_MAX  # see ``send_to_ring``: fewer than CHAINS_MAX, one large frame's, a burst of small ones
 
 
 class Broken(IntEnum):
@@ -130,10 +131,11 @@ VRING = np.dtype(
         ("kicked", "i8"),
         ("pad1", "i8", 3),
         ("chains", CHAIN, CHAINS_MAX),
-        ("used_places", "i8", 2 * CHAINS_MAX),
-        ("used_words", "i8", 2 * CHAINS_MAX),
-        ("pieces", "i8", PIECES_MAX * FRAG_BYTES // 8),  # FRAGs
-        ("guests", "i8", PIECES_MAX),  # guest address of each piece
+        ("used_places", "i8", PREPARED_MAX),
+        ("used_words", "i8", PREPARED_MAX),
+        # A large frame makes pieces of single buffers, too: one more a chain.
+        ("pieces", "i8", (PIECES_MAX + CHAINS_MAX) * FRAG_BYTES // 8),  # FRAGs
+        ("guests", "i8", PIECES_MAX + CHAINS_MAX),  # guest address of each piece
     ],
     align=True,
 )

@@ -20,6 +20,7 @@ from penstock.ports.vhost_user.lost_memory import Mappings
 from penstock.ports.vhost_user.messages import ProtocolViolation
 
 ADDRESS_MAX = 1 << 62
+MEMORY_MAX = 4 << 40  # of one guest: this process has 128 TB of addresses for all of them
 MADV_DONTDUMP = 16
 
 
@@ -44,11 +45,8 @@ class Region:
     fd: int
     mapping: int
     mapped_bytes: int
+    host: int  # where the region's first byte is
     told: int = 1  # how often it was added: QEMU before 9 adds and removes each region once for every pair of queues
-
-    @property
-    def host(self) -> int:
-        return self.mapping + self.spec.file_offset
 
     def unmap(self) -> None:
         sys_munmap(self.mapping, self.mapped_bytes)
@@ -56,7 +54,7 @@ class Region:
 
 
 def map_region(spec: RegionSpec, fd: int) -> Region:
-    """Map a region; owns ``fd`` on success. Raises ProtocolViolation when it cannot be what it says."""
+    """Map a region of a file, whose descriptor is duplicated. Raises ProtocolViolation when it is not what it says."""
     if spec.size == 0:
         raise ProtocolViolation(f"{spec}: a region has at least one byte")
     for what, address in (("guest", spec.guest), ("front end's", spec.user), ("file", spec.file_offset)):
@@ -69,12 +67,18 @@ def map_region(spec: RegionSpec, fd: int) -> Region:
             f" instead of {spec.file_offset + spec.size}"
         )
     page = max(status.st_blksize, mmap.PAGESIZE)  # of hugetlbfs: the huge page
-    length = -(-(spec.file_offset + spec.size) // page) * page
-    mapping = int(sys_mmap(0, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0))
+    before = spec.file_offset % page
+    length = -(-(before + spec.size) // page) * page
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    mapping = int(sys_mmap(0, length, access, mmap.MAP_SHARED, fd, spec.file_offset - before))
     if mapping < 0:
         raise ProtocolViolation(f"{spec} cannot be mapped: {os.strerror(-mapping)}")
     sys_madvise(mapping, length, MADV_DONTDUMP)  # guests' memory has no place in core dumps of the switch
-    return Region(spec, fd, mapping, length)
+    try:
+        return Region(spec, os.dup(fd), mapping, length, mapping + before)
+    except OSError:
+        sys_munmap(mapping, length)
+        raise
 
 
 class GuestMemory:
@@ -92,36 +96,29 @@ class GuestMemory:
 
     def close(self) -> None:
         """Unmap everything. No ring is in service."""
-        self.replace([])
+        self.replace([], [])
         self._arena.free(self._table)
 
-    def replace(self, wanted: list[tuple[RegionSpec, int]]) -> None:
-        """Have these regions and no others. Owns the descriptors unless it raises ProtocolViolation."""
-        if len(wanted) > REGIONS_MAX:
-            raise ProtocolViolation(f"{len(wanted)} memory regions are more than {REGIONS_MAX}")
+    def replace(self, specs: list[RegionSpec], fds: list[int]) -> None:
+        """Have these regions and no others; the descriptors stay the caller's. Raises ProtocolViolation, OSError."""
         made: list[Region] = []
         try:
-            for spec, fd in wanted:
-                self._check_apart(spec, [region.spec for region in made])
-                made.append(map_region(spec, os.dup(fd)))
+            for spec, fd in zip(specs, fds, strict=True):
+                self._check_beside(spec, made)
+                made.append(map_region(spec, fd))
         except (ProtocolViolation, OSError):
             for region in made:
                 region.unmap()
             raise
-        for _spec, fd in wanted:
-            os.close(fd)
         self._exchange(made)
 
     def add(self, spec: RegionSpec, fd: int) -> None:
-        """Have one more region. Owns the descriptor unless it raises ProtocolViolation."""
+        """Have one more region; the descriptor stays the caller's. Raises ProtocolViolation, OSError."""
         for region in self.regions:
             if region.spec == spec and os.path.samestat(os.fstat(fd), os.fstat(region.fd)):
                 region.told += 1
-                os.close(fd)
                 return
-        if len(self.regions) == REGIONS_MAX:
-            raise ProtocolViolation(f"{spec} is one more than {REGIONS_MAX}")
-        self._check_apart(spec, [region.spec for region in self.regions])
+        self._check_beside(spec, self.regions)
         self._exchange([*self.regions, map_region(spec, fd)])
 
     def remove(self, spec: RegionSpec) -> None:
@@ -148,8 +145,12 @@ class GuestMemory:
                 return region.host + place, region.spec.guest + place
         raise ProtocolViolation(f"{what} of {length} bytes at {user:#x} is not in one region of the guest's memory")
 
-    def _check_apart(self, spec: RegionSpec, others: list[RegionSpec]) -> None:
-        for other in others:
+    def _check_beside(self, spec: RegionSpec, regions: list[Region]) -> None:
+        if len(regions) == REGIONS_MAX:
+            raise ProtocolViolation(f"{spec} is one more than {REGIONS_MAX}")
+        if sum(region.spec.size for region in regions) + spec.size > MEMORY_MAX:
+            raise ProtocolViolation(f"{spec}: more than {MEMORY_MAX >> 40} TB are too much for one guest")
+        for other in (region.spec for region in regions):
             if spec.guest < other.guest + other.size and other.guest < spec.guest + spec.size:
                 raise ProtocolViolation(f"{spec} overlaps the {other}")
 

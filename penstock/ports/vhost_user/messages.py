@@ -18,7 +18,7 @@ HEADER = struct.Struct("=III")
 VERSION, VERSION_MASK = 0x1, 0x3
 REPLY, NEED_REPLY = 0x4, 0x8
 PAYLOAD_MAX = 4096  # the longest that any message here has is SET_MEM_TABLE's 264 bytes
-DESCRIPTORS_MAX = 253  # what the kernel passes in one message (SCM_MAX_FD)
+DESCRIPTORS_MAX = 8  # of one message: SET_MEM_TABLE's
 
 U64 = struct.Struct("=Q")
 VRING_STATE = struct.Struct("=II")  # index, number
@@ -185,6 +185,6 @@ class Receiver:
                 fds = array.array("i")
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
                 self._fds += fds
-        if flags & socket.MSG_CTRUNC:
+        if flags & socket.MSG_CTRUNC or len(self._fds) > DESCRIPTORS_MAX:
             raise ProtocolViolation(f"more than {DESCRIPTORS_MAX} descriptors came with one message")
         return data

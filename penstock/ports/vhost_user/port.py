@@ -39,7 +39,7 @@ from penstock.ports.vhost_user.vring import Vring
 LOG = logging.getLogger("penstock.vhost_user")
 
 CONNECT_SECONDS = 0.1  # between attempts to connect
-PENALTY_SECONDS = 0.2  # before a front end that was cut off may come back
+ACCEPT_SECONDS = 1.0  # after one that could not be let in
 MESSAGES_MAX = 64  # dealt with at a time; other ports want their turn
 PATH_MAX = 107
 DEFAULT_MTU = 1500
@@ -130,16 +130,17 @@ class VhostUser(Port):
         self._listener: socket.socket | None = None
         self._connection: socket.socket | None = None
         self._session: Session | None = None
-        self._stopped = False
+        self._stopped = self._lets_in = False
         self._said = "no guest was connected yet"
         self._statistics = {"connections": 0, "violations": 0}
         self.mtu = self.context.mtu or DEFAULT_MTU
+        if self.options.mode == "server":
+            self._listener = self._listen()
         try:
             self._allocate_all()
-            if self.options.mode == "server":
-                self._listener = self._listen()
-        except (ArenaError, PortError):
+        except (ArenaError, OSError):
             self._free_all()
+            self._close_listener()
             raise
 
     def _allocate_all(self) -> None:
@@ -175,8 +176,7 @@ class VhostUser(Port):
             self.context.arena.free(block)
 
     def start(self) -> None:
-        if self._listener is not None:
-            self.context.loop.watch(self._listener.fileno(), self._accept)
+        self._let_in(True)
         kept = self._handover.take()
         if kept is not None:
             state, (connection, *fds) = kept
@@ -196,13 +196,10 @@ class VhostUser(Port):
         if self._session is not None:
             self._end("the port is removed")
         self._handover.forget()
-        if self._listener is not None:
-            self.context.loop.unwatch(self._listener.fileno())
+        self._let_in(False)
 
     def close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            Path(self.options.path).unlink(missing_ok=True)
+        self._close_listener()
         self._progress.close()
         self._memory.close()
         self.context.arena.free(self._senders)
@@ -260,11 +257,32 @@ class VhostUser(Port):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             return probe.connect_ex(str(path)) == 0
 
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            Path(self.options.path).unlink(missing_ok=True)
+
+    def _let_in(self, wanted: bool) -> None:
+        """Whether front ends that connect are let in, or have to wait."""
+        if self._listener is None or wanted == self._lets_in or (wanted and self._stopped):
+            return
+        self._lets_in = wanted
+        if wanted:
+            self.context.loop.watch(self._listener.fileno(), self._accept)
+        else:
+            self.context.loop.unwatch(self._listener.fileno())
+
     def _accept(self) -> None:
         assert self._listener is not None
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors, most likely; whoever waits is asked again in a while.
+            LOG.warning("port '%s': a front end cannot be let in: %s", self.name, error.strerror)
+            self._let_in(False)
+            self.context.loop.later(ACCEPT_SECONDS, lambda: self._let_in(True))
             return
         if self._session is not None:
             connection.close()  # one guest at a time

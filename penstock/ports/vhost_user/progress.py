@@ -16,6 +16,7 @@ from penstock.ports.vhost_user.lost_memory import Mappings
 from penstock.ports.vhost_user.messages import ProtocolViolation
 
 WORD_BYTES = 64  # a cache line a ring
+SIZE_MAX = 1 << 30  # where it ends in its file
 
 
 class Progress:
@@ -46,7 +47,7 @@ class Progress:
     def use(self, fd: int, size: int, offset: int, rings: int) -> None:
         """Use this file; owns the descriptor. Raises ProtocolViolation when it is too short. No ring is in service."""
         have = os.fstat(fd).st_size
-        if size < rings * WORD_BYTES or offset % 8 or have < offset + size:
+        if size < rings * WORD_BYTES or offset % 8 or offset + size > min(have, SIZE_MAX):
             os.close(fd)
             raise ProtocolViolation(
                 f"inflight area of {size} bytes at offset {offset} in a file of {have} bytes is not for {rings} queues"

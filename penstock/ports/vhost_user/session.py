@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from penstock.ports.vhost_user.dirty_log import DirtyLog
 from penstock.ports.vhost_user.layout import REGIONS_MAX
-from penstock.ports.vhost_user.memory import GuestMemory, RegionSpec
+from penstock.ports.vhost_user.memory import ADDRESS_MAX, GuestMemory, RegionSpec
 from penstock.ports.vhost_user.messages import (
     INFLIGHT,
     LOG_AREA,
@@ -134,7 +134,7 @@ class Session:
             vring.forget()
         self.log.close()
         self.progress.renew()
-        self.memory.replace([])
+        self.memory.replace([], [])
 
     def stop_rings(self) -> None:
         """Take every ring out of service."""
@@ -211,15 +211,9 @@ class Session:
         body = message.payload[MEMORY_HEADER.size :]
         if len(body) < count * REGION.size:
             raise ProtocolViolation(f"SET_MEM_TABLE: {len(body)} bytes are too few for {count} regions")
-        if len(message.fds) != count:
-            raise ProtocolViolation(f"SET_MEM_TABLE: {len(message.fds)} descriptors came with {count} regions")
+        check_fds(message, count)
         specs = [RegionSpec(*REGION.unpack_from(body, index * REGION.size)) for index in range(count)]
-        fds, message.fds = message.fds, []
-        try:
-            self._with_rings_stopped(lambda: self.memory.replace(list(zip(specs, fds, strict=True))))
-        except (ProtocolViolation, OSError):
-            message.fds = fds
-            raise
+        self._with_rings_stopped(lambda: self.memory.replace(specs, message.fds))
         self._start_ready_rings()
 
     def _with_rings_stopped(self, change: Callable[[], None]) -> None:
@@ -238,12 +232,8 @@ class Session:
 
     def add_mem_reg(self, message: Message) -> None:
         spec = single_region(message)
-        (fd,) = take_fds(message, 1)
-        try:
-            self.memory.add(spec, fd)
-        except (ProtocolViolation, OSError):
-            os.close(fd)
-            raise
+        check_fds(message, 1)
+        self.memory.add(spec, message.fds[0])
         self._start_ready_rings()
 
     def rem_mem_reg(self, message: Message) -> None:
@@ -276,6 +266,8 @@ class Session:
         index, flags, descriptors, used, available, log = unpack(VRING_ADDRESS, message)
         vring = self._vring(index, message)
         place = RingAddress(flags, descriptors, used, available, log)
+        if log >= ADDRESS_MAX:
+            raise ProtocolViolation(f"SET_VRING_ADDR: {vring.name}: log address {log:#x} is beyond every guest address")
         if vring.running:
             # Migration turns logging on and off by this message, under traffic.
             vring.stop()
@@ -300,8 +292,7 @@ class Session:
         vring = self._vring(word & VRING_INDEX_MASK, message)
         if word & VRING_NO_FD:
             return vring, -1
-        if len(message.fds) != 1:
-            raise ProtocolViolation(f"{message.name}: {len(message.fds)} descriptors came with it, one is meant")
+        check_fds(message, 1)
         check_eventfd(message.fds[0], f"{message.name}: the descriptor of {vring.name}")
         return vring, message.fds.pop()
 
@@ -348,13 +339,11 @@ class Session:
         size, offset = unpack(LOG_AREA, message)
         if not self._has(ProtocolFeature.LOG_SHMFD):
             raise ProtocolViolation("SET_LOG_BASE: log_shmfd was not agreed on")
-        (fd,) = take_fds(message, 1)
-        self.log.map(fd, size, offset)
+        self.log.map(take_fd(message), size, offset)
         return U64.pack(0), ()
 
     def set_log_fd(self, message: Message) -> None:
-        take_fds(message, 1)
-        return
+        check_fds(message, 1)
 
     def send_rarp(self, message: Message) -> None:
         mac = number(message) & ((1 << MAC_BITS) - 1)
@@ -385,8 +374,7 @@ class Session:
             raise ProtocolViolation(f"SET_INFLIGHT_FD: {queues} queues are out of range: 1 to {len(self.vrings)}")
         if any(vring.running for vring in self.vrings):
             raise ProtocolViolation("SET_INFLIGHT_FD: rings are in service")
-        (fd,) = take_fds(message, 1)
-        self.progress.use(fd, size, offset, queues)
+        self.progress.use(take_fd(message), size, offset, queues)
         for vring in self.vrings[:queues]:
             vring.resume_from(self.progress.word(vring.index))
 
@@ -433,12 +421,16 @@ def number(message: Message) -> int:
     return int(unpack(U64, message)[0])
 
 
-def take_fds(message: Message, count: int) -> list[int]:
-    """The descriptors of a message, the caller's now. Raises ProtocolViolation when they are not as many."""
+def check_fds(message: Message, count: int) -> None:
+    """Raise ProtocolViolation unless so many descriptors came with a message."""
     if len(message.fds) != count:
-        raise ProtocolViolation(f"{message.name}: {len(message.fds)} descriptors came with it, {count} is meant")
-    fds, message.fds = message.fds, []
-    return fds
+        raise ProtocolViolation(f"{message.name}: {len(message.fds)} descriptors came with it instead of {count}")
+
+
+def take_fd(message: Message) -> int:
+    """The one descriptor of a message, the caller's now. Raises ProtocolViolation when there is not one."""
+    check_fds(message, 1)
+    return message.fds.pop()
 
 
 def single_region(message: Message) -> RegionSpec:

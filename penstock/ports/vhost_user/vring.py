@@ -140,6 +140,7 @@ class Vring:
         self.set_call(-1)
         self.set_kick(-1)
         self.size, self.place, self.base, self.enabled, self.has_kick = 0, None, 0, False, False
+        self.record["broken"] = 0  # by the guest that was there: the next one is not to blame
 
     def lies_in(self, region: RegionSpec) -> bool:
         """Whether a part of the ring begins in the region."""
@@ -194,7 +195,10 @@ class Vring:
         for (what, address, alignment), size in zip(parts, sizes, strict=True):
             if address % alignment:
                 raise ProtocolViolation(f"{self.name}: {what} at {address:#x} must be aligned to {alignment} bytes")
-            found.append(memory.find(address, size, f"{self.name}: {what}"))
+            host, guest = memory.find(address, size, f"{self.name}: {what}")
+            if host % alignment:
+                raise ProtocolViolation(f"{self.name}: {what} at {address:#x} is not aligned in the file behind it")
+            found.append((host, guest))
         (descriptors, descriptors_guest), (driver, _), (device, device_guest) = found
         row = self.record
         for name in row.dtype.names:
