@@ -67,17 +67,31 @@ def huge_pages(megabytes: int) -> Iterator[None]:
 class Testpmd:
     """A dpdk-testpmd with virtual devices, its ports numbered in their order; leave its `with` block to end it."""
 
-    def __init__(self, host: Host, cpu: int, devices: Sequence[str], *options: str, frames: int = 0) -> None:
-        """`frames` is how many frames its pcap devices hold; each takes a buffer."""
+    def __init__(
+        self,
+        host: Host,
+        cpu: int,
+        devices: Sequence[str],
+        *options: str,
+        frames: int = 0,
+        plain_memory: Path | None = None,
+    ) -> None:
+        """`frames` is how many frames its pcap devices hold; each takes a buffer.
+
+        With `plain_memory`, a directory for its own files, it does without huge pages.
+        """
         self.memory_mb = guest_memory_mb(frames)
         self._text = b""
         self._terminal, terminal = pty.openpty()
-        eal = ["--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--in-memory", "--single-file-segments"]
-        eal += ["-m", str(self.memory_mb), *(f"--vdev={device}" for device in devices)]
+        eal = ["--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--no-telemetry", "-m", str(self.memory_mb)]
+        eal += ["--no-huge"] if plain_memory else ["--in-memory", "--single-file-segments"]
+        eal += [f"--vdev={device}" for device in devices]
+        environment = {**os.environ, "RUNTIME_DIRECTORY": str(plain_memory)} if plain_memory else None
         own = ["-i", "--nb-cores=1", f"--total-num-mbufs={MBUFS + frames}", f"--portmask={(1 << len(devices)) - 1:#x}"]
         self.process: subprocess.Popen[str] = host.start(
-            "dpdk-testpmd", *eal, "--", *own, *options, stdin=terminal, stdout=terminal, stderr=terminal
-        )
+            "dpdk-testpmd", *eal, "--", *own, *options,
+            stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
+        )  # fmt: skip
         os.close(terminal)
         self._read_to_prompt(60)
 
@@ -85,7 +99,8 @@ class Testpmd:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        os.write(self._terminal, b"stop\nquit\n")
+        if self.alive:
+            os.write(self._terminal, b"stop\nquit\n")
         try:
             deadline = time.monotonic() + 20
             while self._read(deadline):
@@ -95,6 +110,15 @@ class Testpmd:
             self.process.kill()
             self.process.wait()
             os.close(self._terminal)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self.process.kill()
+        self.process.wait()
 
     def ask(self, command: str) -> str:
         """Give a command; what is printed until the next prompt. Raises DpdkError."""

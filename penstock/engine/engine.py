@@ -41,6 +41,8 @@ class Engine:
         huge_pages: bool = True,
         arena_bytes: int | None = None,
     ) -> None:
+        self._store = FdStore()
+        self._kept = self._store.take_all()  # where a spare engine waits until it is needed, holding nothing yet
         huge = huge_pages and free_huge_bytes() >= (arena_bytes or HUGE_ARENA_BYTES)
         self.arena = Arena.create(arena_bytes or (HUGE_ARENA_BYTES if huge else PLAIN_ARENA_BYTES), huge)
         self.tables = Tables(self.arena)
@@ -48,8 +50,6 @@ class Engine:
         self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
         self.ports: dict[str, OpenPort] = {}
         self.loop = Loop()
-        self._store = FdStore()
-        self._kept = self._store.take_all()
         root = self.arena.allocate(SWITCH.itemsize)
         self.arena.header["root"] = root
         records(SWITCH, root)[0] = (

@@ -1,7 +1,8 @@
 """The supervisor's side of the descriptor store: keeps what the engine gives it, gives it to the next engine.
 
 The messages are those of `penstock.engine.fdstore`. One keeper lives as long as the supervisor; each engine gets a
-socket of its own, so that nothing half-said by a killed one reaches its successor.
+socket of its own, so that nothing half-said by a killed one reaches its successor. A spare engine gets its socket
+beforehand: what it asks there is answered when it succeeds, and until then it waits.
 """
 
 from __future__ import annotations
@@ -19,13 +20,38 @@ class FdKeeper:
     def __init__(self) -> None:
         self.kept: dict[str, list[int]] = {}
         self._ours: socket.socket | None = None
+        self._next: socket.socket | None = None
 
     def connect(self) -> socket.socket:
         """A new socket for the next engine; the caller hands it down and closes its own copy."""
-        self.disconnect()
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.settimeout(_SEND_TIMEOUT)
+        theirs = self.prepare()
+        self.promote()
         return theirs
+
+    def prepare(self) -> socket.socket:
+        """A new socket for a spare engine, as `connect` makes one; nothing is served there before `promote`.
+
+        That there is something to serve (``next_fileno``) tells that the spare has got as far as to wait.
+        """
+        self._close_next()
+        self._next, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._next.settimeout(_SEND_TIMEOUT)
+        return theirs
+
+    def next_fileno(self) -> int:
+        if self._next is None:
+            raise ValueError("no socket for a spare engine was prepared")
+        return self._next.fileno()
+
+    def promote(self) -> None:
+        """Serve the socket that was prepared last."""
+        self.disconnect()
+        self._ours, self._next = self._next, None
+
+    def _close_next(self) -> None:
+        if self._next is not None:
+            self._next.close()
+            self._next = None
 
     def fileno(self) -> int:
         if self._ours is None:
@@ -80,5 +106,6 @@ class FdKeeper:
 
     def close(self) -> None:
         self.disconnect()
+        self._close_next()
         for name in list(self.kept):
             self._drop(name)

@@ -52,6 +52,7 @@ class SupervisorStatus:
     pid: int
     started: float
     config: str
+    spare: int = 0  # process id of a spare engine that has loaded everything
     engine: ChildStatus = field(default_factory=ChildStatus)
     control: ChildStatus = field(default_factory=ChildStatus)
 

@@ -3,7 +3,7 @@
 What is kept: a memory file with the session as JSON, then the descriptors in the order of ``descriptors``. The file
 begins with one byte that says whether a message is being dealt with. An engine that dies between taking a message and
 answering it leaves a front end that waits for ever, so its connection is not taken over but closed, and the front end
-connects anew.
+connects anew. The same is done when the port is not what it was: its settings are kept beside the session.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ IDLE, BUSY = b"\0", b"\1"
 class Handover:
     """What is kept of one port's guest, under the port's name."""
 
-    def __init__(self, name: str, context: PortContext) -> None:
+    def __init__(self, name: str, options: dict[str, Any], context: PortContext) -> None:
         self._name = f"{name}/vhost-user"
+        self._options = options
         self._context = context
         self._state: mmap.mmap | None = None
         self._kept = b""
@@ -39,7 +40,7 @@ class Handover:
 
     def end(self, session: Session, connection: socket.socket) -> None:
         """Keep the session as it is now: nothing is half done."""
-        state = json.dumps(session.to_json()).encode()
+        state = json.dumps({"options": self._options, **session.to_json()}).encode()
         if state != self._kept:
             fd = os.memfd_create("penstock-guest", os.MFD_CLOEXEC)
             os.write(fd, IDLE + state)
@@ -62,12 +63,13 @@ class Handover:
             return None
         state = os.pread(fds[0], os.fstat(fds[0]).st_size, 0)
         os.close(fds[0])
-        if state[:1] != IDLE:
+        kept = json.loads(state[1:])
+        if state[:1] != IDLE or kept["options"] != self._options:
             for fd in fds[1:]:
                 os.close(fd)
             self.forget()
             return None
-        return json.loads(state[1:]), fds[1:]
+        return kept, fds[1:]
 
 
 def descriptors(session: Session) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -157,7 +157,7 @@ class VhostUser(Port):
         self._memory = GuestMemory(self.context.arena, self._vhost, self.context.quiesce)
         self._log = DirtyLog(self.context.arena, self._vhost, self.context.quiesce)
         self._progress = Progress(len(self._vrings), self.context.arena, self._vhost)
-        self._handover = Handover(self.name, self.context)
+        self._handover = Handover(self.name, asdict(self.options), self.context)
         self._publish_senders()
         self.rx = [
             RxSpec(vhost_rx.address, vring.address, release=vhost_release.address, arm=vhost_arm.address)
