@@ -12,28 +12,25 @@ from __future__ import annotations
 import logging
 import socket
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from annotated_types import Interval, MinLen
-
-from penstock.datapath.layout import OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_UFO, OFFLOAD_USO
 from penstock.machine import records, store64, store_release
 from penstock.memory import ArenaError
 from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
-from penstock.ports.spec import Doc
 from penstock.ports.vhost_user.dirty_log import DirtyLog
+from penstock.ports.vhost_user.features import VhostUserOptions, offered_features, taken_offloads
 from penstock.ports.vhost_user.handover import Handover, restore
-from penstock.ports.vhost_user.layout import QUEUES_MAX, SENDER_RINGS, SENDERS, VHOST, VHOST_SENDERS, VRING
+from penstock.ports.vhost_user.layout import SENDER_RINGS, SENDERS, VHOST, VHOST_SENDERS, VRING
 from penstock.ports.vhost_user.memory import GuestMemory
 from penstock.ports.vhost_user.messages import ProtocolViolation, Receiver
 from penstock.ports.vhost_user.progress import Progress
+from penstock.ports.vhost_user.requests import carry_out
 from penstock.ports.vhost_user.rx import vhost_release, vhost_rx
 from penstock.ports.vhost_user.session import Session
 from penstock.ports.vhost_user.tx import vhost_tx
 from penstock.ports.vhost_user.used import vhost_arm
-from penstock.ports.vhost_user.virtio import Feature, mask
 from penstock.ports.vhost_user.vring import Vring
 
 LOG = logging.getLogger("penstock.vhost_user")
@@ -43,78 +40,6 @@ ACCEPT_SECONDS = 1.0  # after one that could not be let in
 MESSAGES_MAX = 64  # dealt with at a time; other ports want their turn
 PATH_MAX = 107
 DEFAULT_MTU = 1500
-
-BASIC = mask(
-    Feature.NET_MTU,
-    Feature.NET_STATUS,
-    Feature.NET_CTRL_VQ,
-    Feature.NET_CTRL_RX,
-    Feature.NET_CTRL_VLAN,
-    Feature.NET_CTRL_MAC_ADDR,
-    Feature.NET_GUEST_ANNOUNCE,
-    Feature.NET_MRG_RXBUF,
-    Feature.LOG_ALL,
-    Feature.ANY_LAYOUT,
-    Feature.RING_INDIRECT_DESC,
-    Feature.RING_EVENT_IDX,
-    Feature.PROTOCOL_FEATURES,
-    Feature.VERSION_1,
-    Feature.IN_ORDER,
-)
-OFFLOADS = mask(
-    Feature.NET_CSUM,
-    Feature.NET_GUEST_CSUM,
-    Feature.NET_GUEST_TSO4,
-    Feature.NET_GUEST_TSO6,
-    Feature.NET_GUEST_ECN,
-    Feature.NET_GUEST_UFO,
-    Feature.NET_GUEST_USO4,
-    Feature.NET_GUEST_USO6,
-    Feature.NET_HOST_TSO4,
-    Feature.NET_HOST_TSO6,
-    Feature.NET_HOST_ECN,
-    Feature.NET_HOST_UFO,
-    Feature.NET_HOST_USO,
-)
-TAKEN = (
-    (OFFLOAD_CSUM, mask(Feature.NET_GUEST_CSUM)),
-    (OFFLOAD_TSO4, mask(Feature.NET_GUEST_TSO4)),
-    (OFFLOAD_TSO6, mask(Feature.NET_GUEST_TSO6)),
-    (OFFLOAD_UFO, mask(Feature.NET_GUEST_UFO)),
-    (OFFLOAD_USO, mask(Feature.NET_GUEST_USO4, Feature.NET_GUEST_USO6)),
-)
-
-
-@dataclass(frozen=True)
-class VhostUserOptions:
-    """Settings of a vhost-user port."""
-
-    path: Annotated[str, MinLen(1), Doc("The UNIX socket to talk to the virtual machine's program over.")]
-    mode: Annotated[
-        Literal["server", "client"],
-        Doc("`server`: the switch listens at `path`; `client`: it connects there, and again whenever that ends."),
-    ] = "server"
-    queues: Annotated[
-        int,
-        Interval(ge=1, le=QUEUES_MAX),
-        Doc("Pairs of queues that the guest may use."),
-    ] = 1
-    offloads: Annotated[
-        bool, Doc("Whether the guest may leave checksums and segmentation to others, and take both unfinished.")
-    ] = True
-    packed: Annotated[bool, Doc("Whether the guest may use packed rings.")] = True
-
-
-def offered_features(options: VhostUserOptions) -> int:
-    """The feature word that a guest may choose from."""
-    features = BASIC
-    if options.offloads:
-        features |= OFFLOADS
-    if options.packed:
-        features |= mask(Feature.RING_PACKED)
-    if options.queues > 1:
-        features |= mask(Feature.NET_MQ)
-    return features
 
 
 class VhostUser(Port):
@@ -307,15 +232,15 @@ class VhostUser(Port):
         connection.setblocking(False)
         self._connection = connection
         self._receiver = Receiver(connection)
-        self._session = Session(
-            self, connection, offered_features(self.options), self._vrings, self._memory, self._log, self._progress
-        )
+        offered = offered_features(self.options)
+        self._session = Session(self, offered, self._vrings, self._memory, self._log, self._progress)
         self._statistics["connections"] += 1
         self.context.loop.watch(connection.fileno(), self._readable)
 
     def _readable(self) -> None:
         session = self._session
         assert session is not None
+        assert self._connection is not None
         self._handover.begin()
         try:
             for _ in range(MESSAGES_MAX):
@@ -323,7 +248,7 @@ class VhostUser(Port):
                 if message is None:
                     break
                 LOG.debug("port '%s': %s", self.name, message.name)
-                session.handle(message)
+                carry_out(session, self._connection, message)
         except ProtocolViolation as error:
             self._violated(str(error))
         except ConnectionError as error:
@@ -370,7 +295,7 @@ class VhostUser(Port):
         self.context.refresh()
 
     def features_changed(self, features: int) -> None:
-        self.offloads = sum(bit for bit, needed in TAKEN if features & needed == needed)
+        self.offloads = taken_offloads(features)
         self.context.set_offloads(self.offloads)
 
     def mtu_changed(self, mtu: int) -> None:
