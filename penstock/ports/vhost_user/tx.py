@@ -58,7 +58,7 @@ TOO_MANY = -1
 BUFFER_MIN = 1024  # of merged buffers: with smaller ones a large frame would take too many
 STAGED_AT = 4096  # in the scratch of a TXQ: packets of one ring; before it the FRAGs of one frame
 HEADER_ROOM = 16
-BLOCK = 64
+BLOCK = 32
 IP_SRC, TCP_SRC, ETH_SRC = map(key_offset, ("ip_src", "tcp_src", "eth_src"))
 
 
@@ -89,8 +89,11 @@ def fill_single(ring, chain, packet):
     to = c.host
     write_header(ring, packet, to)
     to += header
-    if p.head_len <= BLOCK and c.length >= header + BLOCK and p.tail_len == 0:
-        copy(to, p.head, BLOCK)  # of fixed size: a few instructions; the rest of the buffer is scratch to the guest
+    if p.head_len <= 2 * BLOCK and p.head_len >= BLOCK and p.tail_len == 0:
+        # Two copies of fixed size, which may overlap: a few instructions, and nothing of what lies behind the frame,
+        # which is some other guest's.
+        copy(to, p.head, BLOCK)
+        copy(to + p.head_len - BLOCK, p.head + p.head_len - BLOCK, BLOCK)
         return size
     copy(to, p.head, p.head_len)
     if p.tail_len != 0:
@@ -264,7 +267,7 @@ def send_one(ring, packet, scratch):
 
 @kernel
 def send_to_ring(txq, ring, packets, count):
-    """Send a burst by one ring and interrupt its guest; whoever calls holds the lock."""
+    """Send a burst by one ring: how many frames were sent; whoever calls holds the lock."""
     q = txq_at(txq)
     r = vring_at(ring)
     if load_acquire(ring + RUNNING) == 0 or r.broken != 0:
@@ -302,7 +305,6 @@ def send_to_ring(txq, ring, packets, count):
             fetch_buffers(ring, 1)
             fetch_descriptors(ring, BURST)
         show_used(ring)
-        interrupt(ring, q.after)
         count_tx(q.counters, sent, octets)
     if done < count:
         count_drop(q.counters, TX_RING_FULL if r.broken == 0 else PORT_DOWN, count - done)
@@ -311,10 +313,13 @@ def send_to_ring(txq, ring, packets, count):
 
 @kernel
 def locked_send(txq, ring, packets, count):
-    """Send a burst by one ring when no other worker does."""
+    """Send a burst by one ring when no other worker does, and have its guest interrupted."""
     vring_lock(ring)
-    send_to_ring(txq, ring, packets, count)
-    return store_release(ring + LOCK, 0)
+    sent = send_to_ring(txq, ring, packets, count)
+    store_release(ring + LOCK, 0)
+    if sent > 0:
+        interrupt(ring, txq_at(txq).after)  # takes the lock itself when it cannot wait for the end of the turn
+    return 0
 
 
 @inlined
