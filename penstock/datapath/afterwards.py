@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.machine import call1, fence, kernel, load64, offset, store64, view
+from penstock.machine import call1, fence, kernel, offset, prefetch, view
 
 AFTERWARDS_MAX = 255
-AFTERWARDS = np.dtype([("count", "i8"), ("calls", "i8", 2 * AFTERWARDS_MAX)], align=True)
-CALLS = offset(AFTERWARDS, "calls")
+CALL = np.dtype([("function", "i8"), ("argument", "i8"), ("reads", "i8")], align=True)
+AFTERWARDS = np.dtype([("count", "i8"), ("calls", CALL, AFTERWARDS_MAX)], align=True)
+CALL_BYTES, CALLS = CALL.itemsize, offset(AFTERWARDS, "calls")
 
+call_at = view(CALL)
 afterwards_at = view(AFTERWARDS)
 
 
 @kernel
-def afterwards(after, function, argument):
-    """Have ``function(argument)`` called at the end of the turn; at once where there is no list or no place in it."""
+def afterwards(after, function, argument, reads):
+    """Have ``function(argument)`` called at the end of the turn; at once where there is no list or no place in it.
+
+    ``reads`` is an address that it will read and that another core writes: the lines of all calls come together.
+    """
     if after == 0 or afterwards_at(after).count == AFTERWARDS_MAX:
         fence()
         return call1(function, argument)
     a = afterwards_at(after)
-    store64(after + CALLS + a.count * 16, function)
-    store64(after + CALLS + a.count * 16 + 8, argument)
+    c = call_at(after + CALLS + a.count * CALL_BYTES)
+    c.function = function
+    c.argument = argument
+    c.reads = reads
     a.count += 1
     return 0
 
@@ -36,8 +43,11 @@ def run_afterwards(after):
     a = afterwards_at(after)
     if a.count == 0:
         return 0
+    for i in range(a.count):
+        prefetch(call_at(after + CALLS + i * CALL_BYTES).reads)
     fence()
     for i in range(a.count):
-        call1(load64(after + CALLS + i * 16), load64(after + CALLS + i * 16 + 8))
+        c = call_at(after + CALLS + i * CALL_BYTES)
+        call1(c.function, c.argument)
     a.count = 0
     return 0

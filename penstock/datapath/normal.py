@@ -62,6 +62,7 @@ TAG_PRESENT, VID_MASK = 0x1000, 0x0FFF
 GROUP_BIT = 1  # of the first byte, the lowest in a MAC address loaded as a little-endian word
 RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
 NO_VID = -1
+FLOOD = -1
 NO_KEY = -1
 
 
@@ -113,6 +114,10 @@ def classify(worker, number, packets, count):
     config = port.config
     fdb = bridge_at(w.bridges + port.bridge * BRIDGE_BYTES).fdb
     trace = w.trace
+    last_source = NO_KEY
+    last_destination = NO_KEY
+    source_bucket = 0
+    destination_bucket = 0
     for i in range(count):
         packet = load64(packets + i * 8)
         p = packet_at(packet)
@@ -139,16 +144,23 @@ def classify(worker, number, packets, count):
             note(trace, RECEIVED, number, 0)
             note(trace, IN_VLAN, vid, 0)
         p.vid = vid
-        p.source = fdb_bucket(fdb, source | vid << 48)
-        p.destination = fdb_bucket(fdb, destination | vid << 48)
+        source |= vid << 48
+        if source != last_source:
+            source_bucket = fdb_bucket(fdb, source)
+            last_source = source
+        destination |= vid << 48
+        if destination != last_destination:
+            destination_bucket = fdb_bucket(fdb, destination)
+            last_destination = destination
+        p.source = source_bucket
+        p.destination = destination_bucket
     return 0
 
 
 @inlined
-def output(worker, number, packet, vid):
+def output(worker, number, packet, form):
     """Send a packet that goes to this port alone, in the form that the port wants."""
     w = worker_at(worker)
-    form = form_of(port_at(w.ports + number * PORT_BYTES).config, vid)
     # Inside the bridge a tagged frame has the tag of its VLAN: only a tag too many or too few needs work.
     if (form != 0) != (packet_at(packet).tagged != 0):
         set_form(packet, form)
@@ -217,19 +229,39 @@ def learn(worker, fdb, number, bucket, key):
 
 
 @inlined
+def choose(worker, number, bridge, vid, found):
+    """The port that an FDB entry's value names for a frame that came in by ``number``, or FLOOD."""
+    w = worker_at(worker)
+    other = found & PORT_MASK
+    if found == 0:
+        if w.trace != 0:
+            note(w.trace, DESTINATION_UNKNOWN, 0, 0)
+        return FLOOD
+    if w.trace != 0:
+        note(w.trace, DESTINATION_KNOWN, other, 0)
+    if other == number:
+        return other
+    port = port_at(w.ports + other * PORT_BYTES)
+    # An entry may outlive its port, or its port's place in the VLAN, for an instant.
+    if port.bridge != bridge or port.state != PORT_UP or is_member(port.config, vid) == 0:
+        return FLOOD
+    return other
+
+
+@inlined
 def forward(worker, number, packets, count):
     """Second pass: learn, look up, output.
 
     Neighbours in a burst are often of one flow: what was learned or found for the last packet is not asked again.
     """
     w = worker_at(worker)
-    ports = w.ports
-    bridge = port_at(ports + number * PORT_BYTES).bridge
+    bridge = port_at(w.ports + number * PORT_BYTES).bridge
     fdb = bridge_at(w.bridges + bridge * BRIDGE_BYTES).fdb
     trace = w.trace
     last_source = NO_KEY
     last_destination = NO_KEY
-    found = 0
+    other = FLOOD
+    form = 0
     for i in range(count):
         packet = load64(packets + i * 8)
         p = packet_at(packet)
@@ -244,33 +276,25 @@ def forward(worker, number, packets, count):
             last_source = source
             last_destination = NO_KEY
         destination = load64(key + DESTINATION) & MAC_MASK | vlan
-        if destination & GROUP_BIT != 0:
-            if trace != 0:
-                note(trace, DESTINATION_GROUP, 0, 0)
-            flood(worker, number, packet, vid)
-            continue
         if destination != last_destination:
-            found = fdb_lookup(p.destination, destination)
-            if trace != 0 and destination == source and found & STATIC == 0:
-                found = number | VALID  # what a live worker has just learned
             last_destination = destination
-        if found == 0:
-            if trace != 0:
-                note(trace, DESTINATION_UNKNOWN, 0, 0)
+            other = FLOOD
+            if destination & GROUP_BIT != 0:
+                if trace != 0:
+                    note(trace, DESTINATION_GROUP, 0, 0)
+            else:
+                found = fdb_lookup(p.destination, destination)
+                if trace != 0 and destination == source and found & STATIC == 0:
+                    found = number | VALID  # what a live worker has just learned
+                other = choose(worker, number, bridge, vid, found)
+                if other != FLOOD:
+                    form = form_of(port_at(w.ports + other * PORT_BYTES).config, vid)
+        if other == FLOOD:
             flood(worker, number, packet, vid)
-            continue
-        other = found & PORT_MASK
-        if trace != 0:
-            note(trace, DESTINATION_KNOWN, other, 0)
-        if other == number:
+        elif other == number:
             drop(worker, number, SAME_PORT)
-            continue
-        port = port_at(ports + other * PORT_BYTES)
-        # An entry may outlive its port, or its port's place in the VLAN, for an instant.
-        if port.bridge != bridge or port.state != PORT_UP or is_member(port.config, vid) == 0:
-            flood(worker, number, packet, vid)
-            continue
-        output(worker, other, packet, vid)
+        else:
+            output(worker, other, packet, form)
     return 0
 
 

@@ -219,11 +219,13 @@ def transmit(worker, number):
     packets = output + OUTPUT_PACKETS
     offloads = txq_at(port.txqs + w.index * TXQ_BYTES).offloads
     limit = port.mtu + ETHERNET_HEADER
-    plain = 1
+    longest = 0
+    unfinished = 0
     for i in range(count):
         p = packet_at(load64(packets + i * 8))
-        if p.head_len + p.tail_len > limit or p.flags & FLAG_CSUM_PARTIAL != 0 or p.gso_type != 0:
-            plain = 0
-    if plain == 1:
+        length = p.head_len + p.tail_len
+        longest = length if length > longest else longest
+        unfinished |= p.flags & FLAG_CSUM_PARTIAL | p.gso_type
+    if longest <= limit and unfinished == 0:
         return send(worker, number, packets, count)
     return prepare(worker, number, packets, count, offloads, port.mtu)

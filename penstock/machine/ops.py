@@ -216,6 +216,19 @@ move = make_op("move", 3, _memmove_twin, _memory_call("llvm.memmove", I64))
 fill = make_op("fill", 3, _memset_twin, _memory_call("llvm.memset", I8))
 
 
+def _block(size: int) -> Op:
+    """A copy as one load and store. Copies of fixed size by ``copy`` in several branches become one call of memcpy."""
+
+    def build(context: Any, builder: ir.IRBuilder, dst: Any, src: Any) -> None:
+        kind = ir.VectorType(I64, size // 8)
+        builder.store(builder.load(pointer(builder, src, kind), align=1), pointer(builder, dst, kind), align=1)
+
+    return make_op(f"copy{size}", 2, lambda dst, src: _memmove_twin(dst, src, size), build)
+
+
+copy16, copy64 = _block(16), _block(64)
+
+
 @op(2, lambda value, bits: signed((int(value) & ((1 << 64) - 1)) >> int(bits)))
 def shr(context: Any, builder: ir.IRBuilder, value: Any, bits: Any) -> Any:
     """Shift right and fill with zeros (``>>`` on int64 fills with the sign)."""

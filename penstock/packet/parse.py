@@ -12,7 +12,7 @@ PARSED_* bits. Worker thread only; ``head`` and ``key`` belong to the packet.
 
 from __future__ import annotations
 
-from penstock.machine import bswap16, bswap32, fill, kernel, load8, load16, load32, load64, shr, store64
+from penstock.machine import bswap16, bswap32, fill, inlined, kernel, load8, load16, load32, load64, shr, store64
 from penstock.packet.fields import KEY_SIZE, key_offset
 from penstock.packet.ipv6 import upper_layer
 from penstock.packet.protocols import (
@@ -74,7 +74,7 @@ MAX_ND_OPTIONS = 16
 MAX_LABELS = 16
 
 
-@kernel
+@inlined
 def is_vlan(eth_type):
     """Whether a raw Ethernet type announces a VLAN tag."""
     return int(eth_type == VLAN_RAW or eth_type == SVLAN_RAW or eth_type == OLD_SVLAN_RAW)
@@ -117,7 +117,7 @@ def parse_nd_options(message, size, key):
     return 1
 
 
-@kernel
+@inlined
 def parse_l4(head, l4, size, proto, key, ip_word, l4_word):
     """Layer 4 in ``size`` bytes at offset ``l4``: stores the words of the key that hold it, returns its bits."""
     at = head + l4
@@ -145,7 +145,7 @@ def parse_l4(head, l4, size, proto, key, ip_word, l4_word):
     return found
 
 
-@kernel
+@inlined
 def parse_ipv4(head, l3, left, key, l4_word):
     """IPv4 (RFC 791) in ``left`` bytes at offset ``l3``: the bits of what was found, 0 when it is not IPv4."""
     at = head + l3
@@ -240,7 +240,7 @@ def parse_mpls(head, l3, left, key, l4_word):
     return l3 | PARSED_MPLS
 
 
-@kernel
+@inlined
 def parse(head, length, key):
     """Fill the flow key at ``key`` from the frame's ``length`` bytes at ``head``; see the module for the result."""
     fill(key, 0, KEY_SIZE)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from penstock.datapath.layout import BURST
 from penstock.machine import inlined, kernel, load16, load64, prefetch, prefetch_write, shr
-from penstock.ports.vhost_user.chains import is_available
+from penstock.ports.vhost_user.chains import LINE, fetch_frame, is_available
 from penstock.ports.vhost_user.layout import vring_at
 from penstock.ports.vhost_user.virtio import AVAIL_ENTRY, DESC_BYTES, RING_ENTRIES, RING_INDEX, USED_ENTRY
 
-LINE = 64
 DESCS_IN_LINE = LINE // DESC_BYTES
 
 
@@ -38,8 +37,10 @@ def fetch_descriptors(ring, skip):
         return 0
     entries = r.driver + RING_ENTRIES
     mask = r.size - 1
-    prefetch(r.driver + RING_INDEX)
-    for i in range(waiting_ahead(ring, skip)):
+    waiting = waiting_ahead(ring, skip)
+    if waiting < BURST:
+        prefetch(r.driver + RING_INDEX)
+    for i in range(waiting):
         head = load16(entries + ((r.last_avail + skip + i) & mask) * AVAIL_ENTRY)
         prefetch(r.descriptors + head * DESC_BYTES)
     return 0
@@ -56,22 +57,6 @@ def fetch_used(ring, count):
     return 0
 
 
-@inlined
-def fetch_buffer(ring, descriptor, write):
-    """Fetch the lines of header and frame of the buffer that a descriptor names.
-
-    A header that is to be written is mostly there already, since it says the same of every small frame.
-    """
-    r = vring_at(ring)
-    host = load64(descriptor) + r.offset
-    prefetch(host)
-    if write != 0:
-        prefetch_write(host + r.header)
-    else:
-        prefetch(host + LINE)
-    return 0
-
-
 @kernel
 def fetch_buffers(ring, write):
     """Fetch the beginnings of the next burst's buffers, whose descriptors ``fetch_descriptors`` has fetched."""
@@ -83,7 +68,7 @@ def fetch_buffers(ring, write):
             descriptor = r.descriptors + position * DESC_BYTES
             if is_available(shr(load64(descriptor + 8), 48), wrap) == 0:
                 break
-            fetch_buffer(ring, descriptor, write)
+            fetch_frame(load64(descriptor) + r.offset, r.header, write)
             position += 1
             if position == r.size:
                 position = 0
@@ -93,5 +78,5 @@ def fetch_buffers(ring, write):
     mask = r.size - 1
     for i in range(waiting_ahead(ring, 0)):
         head = load16(entries + ((r.last_avail + i) & mask) * AVAIL_ENTRY)
-        fetch_buffer(ring, r.descriptors + (head & mask) * DESC_BYTES, write)
+        fetch_frame(load64(r.descriptors + (head & mask) * DESC_BYTES) + r.offset, r.header, write)
     return 0

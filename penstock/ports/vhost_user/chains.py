@@ -14,6 +14,7 @@ from penstock.machine import (
     load_acquire,
     load_acquire16,
     prefetch,
+    prefetch_write,
     shr,
     store64,
 )
@@ -47,6 +48,7 @@ INDEX_JUMPED, BAD_HEAD = int(Broken.INDEX_JUMPED), int(Broken.BAD_HEAD)
 SHAPE = DESC_NEXT | DESC_WRITE | DESC_INDIRECT
 AVAIL_BIT, USED_BIT = 7, 15
 CHAIN_MAX = 2 * FRAGS_MAX  # descriptors of one chain, buffers without a byte among them: what a loop of those costs
+LINE = 64  # bytes that caches exchange
 
 
 @kernel
@@ -72,6 +74,20 @@ def translate(ring, guest, length):
     if guest >= r.start and guest < r.end and length <= r.end - guest:
         return guest + r.offset
     return find_region(ring, guest, length)
+
+
+@inlined
+def fetch_frame(host, header, write):
+    """Fetch the lines where header and frame of a buffer begin.
+
+    A header that is to be written is mostly there already, since it says the same of every small frame.
+    """
+    prefetch(host)
+    if write != 0:
+        prefetch_write(host + header)
+    else:
+        prefetch(host + LINE)
+    return 0
 
 
 @inlined
@@ -204,7 +220,9 @@ def peek_split(ring, limit, write):
     size = r.size
     mask = size - 1
     last = r.last_avail
-    r.seen = load_acquire16(r.driver + RING_INDEX)
+    # The guest's core writes that line: while enough was seen to be available it is left alone.
+    if (r.seen - last) & 0xFFFF < limit:
+        r.seen = load_acquire16(r.driver + RING_INDEX)
     waiting = (r.seen - last) & 0xFFFF
     if waiting == 0:
         return 0
@@ -214,6 +232,7 @@ def peek_split(ring, limit, write):
     count = waiting if waiting < limit else limit
     entries = r.driver + RING_ENTRIES
     descriptors = r.descriptors
+    header = r.header
     for i in range(count):
         head = load_acquire16(entries + ((last + i) & mask) * AVAIL_ENTRY)
         if head >= size:
@@ -238,6 +257,7 @@ def peek_split(ring, limit, write):
                 c.room = r.end - guest
                 c.length = length
                 c.piece_count = 1
+                fetch_frame(host, header, write)
                 continue
         gather_split(ring, chain, guest, word, c.id, write)
     return count
@@ -305,6 +325,7 @@ def peek_packed(ring, limit, write):
     position = r.last_avail
     wrap = r.avail_wrap
     descriptors = r.descriptors
+    header = r.header
     count = 0
     places = 0
     while count < limit and places < size:
@@ -329,6 +350,7 @@ def peek_packed(ring, limit, write):
                 c.id = shr(word, 32) & 0xFFFF
                 c.count = 1
                 c.piece_count = 1
+                fetch_frame(host, header, write)
         if host == 0:
             taken = gather_packed(ring, chain, position, wrap, write, size - places)
         position += taken

@@ -79,7 +79,8 @@ CHAIN = np.dtype(
         ("pieces", "i4"),  # index of its first piece
         ("piece_count", "i4"),  # 0 with ``host`` 0: a chain that cannot be used
         ("room", "i8"),  # bytes from ``host`` to the end of the guest's memory there
-        ("pad", "i8", 2),
+        ("written", "i8"),  # bytes that we wrote to it
+        ("pad", "i8"),
     ],
     align=True,
 )

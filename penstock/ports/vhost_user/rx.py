@@ -23,6 +23,8 @@ from penstock.datapath.layout import (
 )
 from penstock.machine import (
     copy,
+    copy16,
+    copy64,
     entry,
     exchange,
     fill,
@@ -32,7 +34,6 @@ from penstock.machine import (
     load64,
     load_acquire,
     offset,
-    prefetch,
     shr,
     store16,
     store16be,
@@ -40,7 +41,7 @@ from penstock.machine import (
     store32be,
     store64,
 )
-from penstock.ports.vhost_user.ahead import LINE, fetch_buffers, fetch_descriptors, fetch_used
+from penstock.ports.vhost_user.ahead import fetch_buffers, fetch_descriptors, fetch_used
 from penstock.ports.vhost_user.chains import advance, peek
 from penstock.ports.vhost_user.layout import (
     ANNOUNCE,
@@ -51,7 +52,7 @@ from penstock.ports.vhost_user.layout import (
     chain_at,
     vring_at,
 )
-from penstock.ports.vhost_user.used import interrupt, put_used, show_used, stop_kicks
+from penstock.ports.vhost_user.used import interrupt, put_chains, show_used, stop_kicks
 from penstock.ports.vnet_kernels import REJECTED, vnet_to_packet
 
 STOPPED = -1  # to the worker: ask this queue no more
@@ -112,9 +113,11 @@ def take_single(ring, chain, packet, head, head_len):
     host = c.host
     # A copy of fixed size is a few instructions; it may read past the buffer, but not past the guest's memory.
     if size <= SHORT_COPY and c.room >= SHORT_COPY:
-        copy(head - header, host, SHORT_COPY)
+        copy64(head - header, host)
+        copy16(head - header + 64, host + 64)
     elif size <= MEDIUM_COPY and c.room >= MEDIUM_COPY:
-        copy(head - header, host, MEDIUM_COPY)
+        copy64(head - header, host)
+        copy64(head - header + 64, host + 64)
     else:
         copy(head - header, host, size)
     p.tail = host + size
@@ -197,10 +200,6 @@ def vhost_rx(rxq, packets, limit):
         head += done * HEAD_STRIDE
     count = peek(ring, limit - done, 0)
     fetch_used(ring, count)
-    for i in range(count):
-        host = chain_at(ring + CHAINS + i * CHAIN_BYTES).host
-        prefetch(host)
-        prefetch(host + LINE)
     places = 0
     for i in range(count):
         chain = ring + CHAINS + i * CHAIN_BYTES
@@ -221,12 +220,9 @@ def vhost_rx(rxq, packets, limit):
 def give_back(ring, after):
     """Give the burst's buffers back to the guest."""
     r = vring_at(ring)
-    held = r.held
-    if held == 0:
+    if r.held == 0:
         return 0
-    for i in range(held):
-        c = chain_at(ring + CHAINS + i * CHAIN_BYTES)
-        put_used(ring, c.id, c.count, 0)
+    put_chains(ring, r.held, 0)
     r.held = 0
     show_used(ring)
     return interrupt(ring, after)

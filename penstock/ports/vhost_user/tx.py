@@ -14,6 +14,7 @@ from penstock.datapath.fragments import copy_tail, frag_at
 from penstock.datapath.layout import BURST, FRAG_BYTES, packet_at, txq_at
 from penstock.machine import (
     copy,
+    copy64,
     entry,
     fill,
     hash64,
@@ -22,8 +23,6 @@ from penstock.machine import (
     load16,
     load64,
     load_acquire,
-    prefetch,
-    prefetch_write,
     shr,
     store16,
     store64,
@@ -48,7 +47,7 @@ from penstock.ports.vhost_user.layout import (
     vhost_at,
     vring_at,
 )
-from penstock.ports.vhost_user.used import interrupt, log_write, put_used, show_used, vring_lock
+from penstock.ports.vhost_user.used import interrupt, log_write, put_chains, put_used, show_used, vring_lock
 from penstock.ports.vhost_user.virtio import DESC_WRITE, NUM_BUFFERS
 from penstock.ports.vnet_kernels import packet_to_vnet
 
@@ -80,61 +79,53 @@ def write_header(ring, packet, to):
 
 
 @inlined
-def fill_single(ring, chain, packet):
-    """Copy a frame into a single buffer that has room for it: the bytes written."""
-    c = chain_at(chain)
+def fill_single(packet, to):
+    """Copy a frame to a buffer that has room for it."""
     p = packet_at(packet)
-    header = vring_at(ring).header
-    size = header + p.head_len + p.tail_len
-    to = c.host
-    write_header(ring, packet, to)
-    to += header
-    if p.head_len <= 2 * BLOCK and p.head_len >= BLOCK and p.tail_len == 0:
+    head_len = p.head_len
+    tail_len = p.tail_len
+    if tail_len == 0 and head_len >= BLOCK and head_len <= 2 * BLOCK:
         # Two copies of fixed size, which may overlap: a few instructions, and nothing of what lies behind the frame,
         # which is some other guest's.
-        copy(to, p.head, BLOCK)
-        copy(to + p.head_len - BLOCK, p.head + p.head_len - BLOCK, BLOCK)
-        return size
-    copy(to, p.head, p.head_len)
-    if p.tail_len != 0:
+        copy64(to, p.head)
+        copy64(to + head_len - BLOCK, p.head + head_len - BLOCK)
+        return 0
+    copy(to, p.head, head_len)
+    if tail_len != 0:
         if p.frags == 0:
-            copy(to + p.head_len, p.tail, p.tail_len)
+            copy(to + head_len, p.tail, tail_len)
         else:
-            copy_tail(to + p.head_len, packet, p.tail_len)
-    return size
+            copy_tail(to + head_len, packet, tail_len)
+    return 0
 
 
 @kernel
-def send_singles(ring, packets, count):
+def send_singles(ring, counters, packets, count):
     """Send frames one to a buffer as long as that works: how many."""
     r = vring_at(ring)
     found = peek(ring, count, DESC_WRITE)
-    header = r.header
     fetch_used(ring, found)
-    done = 0
-    while done < found:
-        c = chain_at(ring + CHAINS + done * CHAIN_BYTES)
-        if c.host == 0:
-            break
-        prefetch(c.host)
-        prefetch_write(c.host + header)
-        done += 1
-    found = done
+    header = r.header
     done = 0
     places = 0
+    octets = 0
     while done < found:
-        chain = ring + CHAINS + done * CHAIN_BYTES
-        c = chain_at(chain)
+        c = chain_at(ring + CHAINS + done * CHAIN_BYTES)
         packet = load64(packets + done * 8)
         p = packet_at(packet)
-        if header + p.head_len + p.tail_len > c.length:
+        length = p.head_len + p.tail_len
+        if c.host == 0 or header + length > c.length:
             break
-        written = fill_single(ring, chain, packet)
-        log_write(ring, c.guest, written)
-        put_used(ring, c.id, c.count, written)
+        write_header(ring, packet, c.host)
+        fill_single(packet, c.host + header)
+        c.written = header + length
+        log_write(ring, c.guest, c.written)
         places += c.count
+        octets += length
         done += 1
+    put_chains(ring, done, DESC_WRITE)
     advance(ring, places, done)
+    count_tx(counters, done, octets)
     return done
 
 
@@ -275,13 +266,9 @@ def send_to_ring(txq, ring, packets, count):
         return 0
     done = 0
     sent = 0
-    octets = 0
     full = 0
     while done < count and full == 0:
-        singles = send_singles(ring, packets + done * 8, count - done)
-        for i in range(done, done + singles):
-            p = packet_at(load64(packets + i * 8))
-            octets += p.head_len + p.tail_len
+        singles = send_singles(ring, q.counters, packets + done * 8, count - done)
         done += singles
         sent += singles
         if done == count:
@@ -297,7 +284,7 @@ def send_to_ring(txq, ring, packets, count):
             done += 1
         else:
             p = packet_at(packet)
-            octets += p.head_len + p.tail_len
+            count_tx(q.counters, 1, p.head_len + p.tail_len)
             sent += 1
             done += 1
     if sent > 0:
@@ -305,7 +292,6 @@ def send_to_ring(txq, ring, packets, count):
             fetch_buffers(ring, 1)
             fetch_descriptors(ring, BURST)
         show_used(ring)
-        count_tx(q.counters, sent, octets)
     if done < count:
         count_drop(q.counters, TX_RING_FULL if r.broken == 0 else PORT_DOWN, count - done)
     return sent

@@ -1,8 +1,9 @@
 """Giving buffers back to the guest, interrupting it and asking it for kicks when it wants or is to; the dirty log.
 
-``put_used`` prepares one chain, ``show_used`` lets the guest see all that were prepared, ``interrupt`` signals it if it
-asks for that. Every write to guest memory is noted in the log afterwards, while there is one: a page noted before it is
-written could be copied in between. VIRTIO 1.2 sections 2.7.7 to 2.7.10, 2.8.10, 2.8.21.
+``put_used`` prepares one chain, ``put_chains`` a burst of them; ``show_used`` lets the guest see all that were
+prepared, ``interrupt`` signals it if it asks for that. Every write to guest memory is noted in the log afterwards,
+while there is one: a page noted before it is written could be copied in between. VIRTIO 1.2 sections 2.7.7 to 2.7.10,
+2.8.10, 2.8.21.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from penstock.machine import (
 from penstock.ports.vhost_user.chains import is_available
 from penstock.ports.vhost_user.layout import (
     CALL,
+    CHAIN_BYTES,
+    CHAINS,
     LOCK,
     LOG_PAGE_BITS,
     ONE,
@@ -40,6 +43,7 @@ from penstock.ports.vhost_user.layout import (
     USED_PLACES,
     USED_WORDS,
     VHOST_LOG,
+    chain_at,
     log_at,
     vring_at,
 )
@@ -114,6 +118,28 @@ def put_used(ring, identity, places, length):
     return 0
 
 
+@inlined
+def put_chains(ring, count, write):
+    """Prepare the first ``count`` CHAINs to be seen as used, with what was written to them if ``write`` is not 0."""
+    r = vring_at(ring)
+    if r.packed != 0:
+        for i in range(count):
+            c = chain_at(ring + CHAINS + i * CHAIN_BYTES)
+            put_used(ring, c.id, c.count, c.written if write != 0 else 0)
+        return 0
+    mask = r.size - 1
+    position = r.last_used
+    entries = r.device + RING_ENTRIES
+    for i in range(count):
+        c = chain_at(ring + CHAINS + i * CHAIN_BYTES)
+        store64(entries + ((position + i) & mask) * USED_ENTRY, c.id | (c.written if write != 0 else 0) << 32)
+    r.last_used = (position + count) & 0xFFFF
+    if load_acquire(r.vhost + VHOST_LOG) != 0:
+        for i in range(count):
+            log_write(ring, r.used_guest + RING_ENTRIES + ((position + i) & mask) * USED_ENTRY, USED_ENTRY)
+    return 0
+
+
 @kernel
 def write_used(ring):
     """Write the prepared descriptors to a packed ring, the first, which the guest waits for, last."""
@@ -156,6 +182,15 @@ def passed(event, new, old):
     return int((new - event - 1) & 0xFFFF < (new - old) & 0xFFFF)
 
 
+@inlined
+def event_place(ring):
+    """Where the guest says when it wants to be interrupted."""
+    r = vring_at(ring)
+    if r.packed == 0 and r.event_index != 0:
+        return r.driver + RING_ENTRIES + r.size * AVAIL_ENTRY
+    return r.driver
+
+
 @kernel
 def wants_interrupt(ring):
     """Whether the guest asked to be interrupted for what it can see now as used. After a full fence."""
@@ -164,11 +199,11 @@ def wants_interrupt(ring):
     new = r.last_used
     r.signalled = new
     if r.packed == 0:
+        event = load_acquire16(event_place(ring))
         if r.event_index == 0:
-            return int(load_acquire16(r.driver) & AVAIL_NO_INTERRUPT == 0)
-        event = load_acquire16(r.driver + RING_ENTRIES + r.size * AVAIL_ENTRY)
+            return int(event & AVAIL_NO_INTERRUPT == 0)
         return int(old == NEVER or passed(event, new, old) != 0)
-    word = load_acquire32(r.driver)
+    word = load_acquire32(event_place(ring))
     flags = shr(word, 16) & 3
     if flags != EVENT_DESC or old == NEVER:
         return int(flags != EVENT_DISABLE)
@@ -199,7 +234,7 @@ def interrupt(ring, after):
     r = vring_at(ring)
     if r.deferred == 0:
         r.deferred = 1
-        afterwards(after, r.signal, ring)
+        afterwards(after, r.signal, ring, event_place(ring))
     return 0
 
 

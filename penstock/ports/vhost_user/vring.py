@@ -226,4 +226,4 @@ class Vring:
             return
         # What was taken and not given back by whoever served the ring before is taken again.
         row["last_used"] = load16(int(row["device"]) + RING_INDEX)
-        row["last_avail"] = row["last_used"]
+        row["last_avail"] = row["seen"] = row["last_used"]
