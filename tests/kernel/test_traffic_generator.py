@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -204,14 +203,11 @@ def test_frames_as_they_are(endpoint: Endpoint, hz: int) -> None:
 def test_frames_at_their_own_speed(endpoint: Endpoint, hz: int) -> None:
     frames = [Timed(Prepared(bytes(60), 60), gap) for gap in (0.01, 0.03, 0.0, 0.0)]
     generator = Generator.of_frames(endpoint, frames, hz)
-    times = []
+    bursts = []
     while not generator.done:
-        times += [time.perf_counter()] * generator_turn(generator.tasks[0][1])
-    assert len(times) == 4
-    gaps = [after - before for before, after in pairwise(times)]
-    assert gaps[0] >= 0.0099
-    assert times[2] - times[0] >= 0.0399
-    assert gaps[2] == 0, "frames without a gap go in one burst"
+        bursts.append(generator_turn(generator.tasks[0][1]))
+    assert [count for count in bursts if count] == [1, 1, 2], "frames without a gap go in one burst"
+    assert generator.seconds >= 0.04 * 0.999
     endpoint.port.transmitted()  # type: ignore[attr-defined]
     generator.close()
 
