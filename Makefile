@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ROUNDS := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test setup lint bench bench-peers test-nojit fuzz soak-vm clean packages
+.PHONY: help demo demo-vm test setup lint bench bench-peers test-nojit fuzz soak soak-vm clean packages
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,9 @@ test-nojit: setup ## the kernel tests with kernels as plain Python, for pdb and 
 
 fuzz: setup ## random, truncated and lying frames through parser, edits and segmentation, afresh ROUNDS=10 times
 	@for round in $$(seq $(ROUNDS)); do $(PY) -m pytest --quiet tests/kernel/test_packet_*.py $(ARGS) || exit 1; done
+
+soak: packages setup ## virtio guests, engine and switch killed under each other, 10 to 20 times each
+	PENSTOCK_SOAK=1 $(PY) -m pytest tests/system/test_vhost_restarts.py --timeout 600 $(ARGS)
 
 soak-vm: packages setup ## virtual machines killed, migrated and their switch killed, again and again: ROUNDS=10 of each
 	ROUNDS=$(ROUNDS) $(PY) -m pytest tests/system/soak_vm.py --timeout 1200 $(ARGS)

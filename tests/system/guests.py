@@ -2,7 +2,7 @@
 
 The station is a port of this process (`Probe`); what it sends has numbers and times, so that losses are exact to the
 frame and outages to a millisecond, in both directions at once. The guests are processes that can be killed:
-`PythonGuest`, and `bench.dpdk.Testpmd` by `testpmd`.
+`PythonGuest`, and `bench.dpdk.Testpmd` by `dpdk_guest`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bench.dpdk import Testpmd
+from bench import dpdk
 from penstock.demo.hosts import Host
 from penstock.ports.base import PortError
 from penstock.traffic.driver import Driver
@@ -29,6 +29,8 @@ from penstock.traffic.stream import Stream
 
 GUEST_MAC = "02:00:00:00:02:00"
 MEGABYTES = 64
+RATE = 1000
+RING = 1024  # frames: who is not scheduled for a second on a busy machine loses none
 LOOK_SECONDS = 0.001
 # Guests are forked from a process that has imported everything: a new one is there in a few milliseconds.
 _FORKED = multiprocessing.get_context("forkserver")
@@ -38,7 +40,7 @@ _FORKED.set_forkserver_preload([__name__])
 class Probe:
     """A station of a steady rate, whose frames a guest sends back; use as a context manager."""
 
-    def __init__(self, kind: str, options: dict[str, Any], rate: int = 2000, size: str = "100,1500") -> None:
+    def __init__(self, kind: str, options: dict[str, Any], rate: int = RATE, size: str = "100,1500") -> None:
         self.session = Session(MEGABYTES)
         try:
             self.endpoint = self.session.open("probe", kind, options)
@@ -88,7 +90,7 @@ class Probe:
             time.sleep(LOOK_SECONDS)
         return first or time.monotonic()
 
-    def outage(self, over: Callable[[], object], seconds: float = 10.0, count: int = 200) -> float:
+    def outage(self, over: Callable[[], object], seconds: float = 10.0, count: int = 100) -> float:
         """The longest time that nothing came back, from now until `over()` holds and `count` more frames came back."""
         last = time.monotonic()
         deadline, longest, seen, target = last + seconds, 0.0, self.back, 0
@@ -103,7 +105,7 @@ class Probe:
         return longest
 
     @contextmanager
-    def lossless(self, count: int = 1000) -> Iterator[None]:
+    def lossless(self, count: int = 500) -> Iterator[None]:
         """Fail unless all frames of this `with` block and `count` after it come back once and in order."""
         before = self.counts()
         yield
@@ -141,7 +143,7 @@ class PythonGuest:
     """A guest process that reflects; made anew after each `kill`, or on its own by `start`."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self._options = {"path": str(path), "poll": False} | options
+        self._options = {"path": str(path), "poll": False, "ring": RING} | options
         self.start()
 
     def start(self) -> None:
@@ -173,12 +175,12 @@ class PythonGuest:
         self.kill()
 
 
-def testpmd(host: Host, directory: Path, path: Path, *arguments: str) -> Testpmd:
+def dpdk_guest(host: Host, directory: Path, path: Path, *arguments: str) -> dpdk.Testpmd:
     """A dpdk-testpmd that sends back by one port whatever comes, with the arguments of its virtio device."""
     files = directory / "dpdk"
     files.mkdir(exist_ok=True)
-    device = ",".join([f"net_virtio_user0,path={path},mac={GUEST_MAC}", *arguments])
+    device = ",".join([f"net_virtio_user0,path={path},mac={GUEST_MAC},queue_size={RING}", *arguments])
     cpu = max(os.sched_getaffinity(0))
-    guest = Testpmd(host, cpu, [device], "--forward-mode=macswap", "--no-mlockall", plain_memory=files)
+    guest = dpdk.Testpmd(host, cpu, [device], "--forward-mode=macswap", "--no-mlockall", plain_memory=files)
     guest.ask("start")
     return guest

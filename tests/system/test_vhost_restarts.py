@@ -1,14 +1,16 @@
 """Guests, engine, control process and switch killed or restarted under each other: traffic resumes, nothing leaks.
 
-A probe sends 2,000 frames a second by one port to a guest at another, which sends them back, so an outage of either
+A probe sends 1,000 frames a second by one port to a guest at another, which sends them back, so an outage of either
 direction shows. `make soak` runs the same with more rounds.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,27 +22,23 @@ import pytest
 from penstock.datapath.layout import BURST
 from penstock.demo.hosts import cable
 from penstock.engine.messages import receive_message, send_message, socket_path
-from tests.system.guests import Probe, PythonGuest, testpmd
+from tests.system.guests import RING, Probe, PythonGuest, dpdk_guest
 from tests.system.lab import Lab, eventually
 
 Measured = Callable[[str], None]
 
 RESUMED_SECONDS = 1.0
 SOAK = "PENSTOCK_SOAK" in os.environ
-PYTHON_ROUNDS = 20
+PYTHON_ROUNDS = {"split": 20, "packed": 20 if SOAK else 5}
 TESTPMD_ROUNDS = 20 if SOAK else 2
 ENGINE_KILLS = 20 if SOAK else 2
+SWITCH_ROUNDS = 10 if SOAK else 1
 CALM_SECONDS = 3.0 if SOAK else 0.0  # five deaths within ten seconds, and the supervisor gives up
-IN_FLIGHT_MAX = 500  # frames between two looks at counters
+IN_FLIGHT_MAX = 100  # frames between two looks at counters
 RSS_GROWTH_MAX = 8 << 20
 
-GUESTS = [
-    pytest.param("python", {}, id="python-split"),
-    pytest.param("python", {"packed": True}, id="python-packed"),
-    pytest.param("testpmd", {}, id="testpmd-split", marks=pytest.mark.needs("dpdk-testpmd")),
-    pytest.param("testpmd", {"packed_vq": 1}, id="testpmd-packed", marks=pytest.mark.needs("dpdk-testpmd")),
-]
-MODES = pytest.mark.parametrize("mode", ["server", "client"])
+NEEDS_TESTPMD = pytest.mark.needs("dpdk-testpmd")
+ONLY_SOAK = pytest.mark.skipif(not SOAK, reason="one of many combinations: make soak runs them all")
 
 
 def port(name: str, path: Path, mode: str = "server", more: str = "") -> str:
@@ -55,7 +53,7 @@ def config(lab: Lab, mode: str = "server") -> str:
 @contextmanager
 def probing(lab: Lab) -> Iterator[Probe]:
     """The probe as a guest at its port, at work."""
-    with Probe("virtio-user", {"path": str(lab.directory / "probe.sock"), "poll": False}) as probe:
+    with Probe("virtio-user", {"path": str(lab.directory / "probe.sock"), "poll": False, "ring": RING}) as probe:
         yield probe
 
 
@@ -65,7 +63,7 @@ def guest(lab: Lab, kind: str, mode: str, options: dict[str, Any]) -> AbstractCo
     if kind == "python":
         return PythonGuest(path, **options, mode="client" if mode == "server" else "server")
     arguments = [f"{key}={value}" for key, value in options.items()]
-    return testpmd(lab.site, lab.directory, path, *arguments, *(["server=1"] if mode == "client" else []))
+    return dpdk_guest(lab.site, lab.directory, path, *arguments, *(["server=1"] if mode == "client" else []))
 
 
 def footprint(lab: Lab) -> tuple[dict[str, int], int]:
@@ -75,24 +73,13 @@ def footprint(lab: Lab) -> tuple[dict[str, int], int]:
         connection.connect(str(socket_path(lab.switch.rundir)))
         send_message(connection, {"op": "info"})
         info = receive_message(connection)[0]["result"]
-    process = Path(f"/proc/{info['pid']}")
-    counts = {
-        "descriptors": len(list((process / "fd").iterdir())),
-        "mappings": len((process / "maps").read_text().splitlines()),
-        "arena": info["arena_used"],
-    }
-    keeper = Path(f"/proc/{lab.switch.status()['pid']}/fd")
-    counts["descriptors kept by the supervisor"] = len(list(keeper.iterdir()))
-    return counts, int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def settled(lab: Lab) -> tuple[dict[str, int], int]:
-    """The footprint without what comes and goes: connections of those who ask the engine something."""
-    seen = []
-    for _ in range(5):
-        seen.append(footprint(lab))
-        time.sleep(0.05)
-    return {name: min(counts[name] for counts, _rss in seen) for name in seen[0][0]}, seen[-1][1]
+        time.sleep(0.2)  # earlier connections are closed by now, and what the last guest left is let go of
+        process = Path(f"/proc/{info['pid']}")
+        counts = Counter(re.sub(r"\d+", "N", str(link.readlink())) for link in (process / "fd").iterdir())
+    counts["mappings"] = len((process / "maps").read_text().splitlines())
+    counts["arena bytes"] = info["arena_used"]
+    counts["kept by the supervisor"] = len(list(Path(f"/proc/{lab.switch.status()['pid']}/fd").iterdir()))
+    return dict(counts), int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def kill_engine(lab: Lab, probe: Probe, *others: Literal["control"]) -> float:
@@ -109,29 +96,29 @@ def told(times: list[float]) -> str:
 # Guests killed
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-def test_a_guest_killed_over_and_over(lab: Lab, packed: bool, measured: Measured) -> None:
+@pytest.mark.parametrize("rings", ["split", "packed"])
+def test_a_guest_killed_over_and_over(lab: Lab, rings: str, measured: Measured) -> None:
     lab.start(config(lab))
     times = []
-    with guest(lab, "python", "server", {"packed": packed}) as vm, probing(lab) as probe:
-        for number in range(PYTHON_ROUNDS + 1):
+    with guest(lab, "python", "server", {"packed": rings == "packed"}) as vm, probing(lab) as probe:
+        for number in range(PYTHON_ROUNDS[rings] + 1):
             times.append(probe.await_back(20) - vm.connected())
             if number == 1:
-                before, rss_before = settled(lab)
-            if number < PYTHON_ROUNDS:
+                before, rss_before = footprint(lab)
+            if number < PYTHON_ROUNDS[rings]:
                 vm.kill()
                 vm.start()
-        after, rss_after = settled(lab)
+        after, rss_after = footprint(lab)
         with probe.lossless():
             pass
-    measured(f"killed and restarted guest, {'packed' if packed else 'split'}: traffic after {told(times[1:])}")
+    measured(f"killed and restarted guest, {rings}: traffic after {told(times[1:])}")
     assert after == before
     assert rss_after - rss_before < RSS_GROWTH_MAX
     assert max(times[1:]) < RESUMED_SECONDS
     assert lab.switch.status()["engine"]["restarts"] == 0
 
 
-@pytest.mark.needs("dpdk-testpmd")
+@NEEDS_TESTPMD
 def test_testpmd_killed_over_and_over(lab: Lab, measured: Measured) -> None:
     lab.start(config(lab))
     times = []
@@ -141,9 +128,9 @@ def test_testpmd_killed_over_and_over(lab: Lab, measured: Measured) -> None:
                 ready = time.monotonic()
                 times.append(probe.await_back(20) - ready)
                 if number == 1:
-                    before, rss_before = settled(lab)
+                    before, rss_before = footprint(lab)
                 if number == TESTPMD_ROUNDS:
-                    after, rss_after = settled(lab)
+                    after, rss_after = footprint(lab)
                     with probe.lossless():
                         pass
                 vm.kill()
@@ -156,8 +143,21 @@ def test_testpmd_killed_over_and_over(lab: Lab, measured: Measured) -> None:
 # The engine and the control process killed
 
 
-@MODES
-@pytest.mark.parametrize(("kind", "options"), GUESTS)
+@pytest.mark.parametrize(
+    ("kind", "options", "mode"),
+    [
+        pytest.param("python", {}, "server", id="python-split-server"),
+        pytest.param("python", {}, "client", id="python-split-client", marks=ONLY_SOAK),
+        pytest.param("python", {"packed": True}, "server", id="python-packed-server", marks=ONLY_SOAK),
+        pytest.param("python", {"packed": True}, "client", id="python-packed-client"),
+        pytest.param("testpmd", {}, "server", id="testpmd-split-server", marks=[NEEDS_TESTPMD, ONLY_SOAK]),
+        pytest.param("testpmd", {}, "client", id="testpmd-split-client", marks=NEEDS_TESTPMD),
+        pytest.param("testpmd", {"packed_vq": 1}, "server", id="testpmd-packed-server", marks=NEEDS_TESTPMD),
+        pytest.param(
+            "testpmd", {"packed_vq": 1}, "client", id="testpmd-packed-client", marks=[NEEDS_TESTPMD, ONLY_SOAK]
+        ),
+    ],
+)
 def test_the_engine_killed_under_guests(
     lab: Lab, kind: str, options: dict[str, Any], mode: str, measured: Measured, request: pytest.FixtureRequest
 ) -> None:
@@ -165,29 +165,33 @@ def test_the_engine_killed_under_guests(
     times = []
     with guest(lab, kind, mode, options) as vm, probing(lab) as probe:
         probe.await_back(100)
+        earlier = probe.counts()
         for _ in range(ENGINE_KILLS):
             time.sleep(CALM_SECONDS)
             times.append(kill_engine(lab, probe))
-        before = lab.counters("vm"), lab.counters("probe")
+        before = lab.switch.query("stats")
         with probe.lossless():
             pass
-        there, here = lab.counters("vm"), lab.counters("probe")
+        after = lab.switch.query("stats")
         counts = probe.counts()
         assert vm.alive, "the guest did not notice"
-    for one, other in (("rx_packets", "tx_packets"), ("tx_packets", "rx_packets")):
-        forth, back = there[one] - before[0][one], here[other] - before[1][other]
-        assert forth >= 1000
-        assert abs(forth - back) < IN_FLIGHT_MAX
-    assert there["driver.violations"] == here["driver.violations"] == 0
+    passed = {
+        (name, counter): after[name][counter] - before[name][counter]
+        for name in ("vm", "probe")
+        for counter in ("rx_packets", "tx_packets")
+    }
+    assert min(passed.values()) >= 500
+    assert max(passed.values()) - min(passed.values()) < IN_FLIGHT_MAX
+    assert after["vm"]["driver.violations"] == after["probe"]["driver.violations"] == 0
     measured(
         f"engine killed under {request.node.callspec.id}: traffic after {told(times)}; "
-        f"{counts.missing} frames lost, {counts.duplicates} repeated"
+        f"{counts.missing - earlier.missing} frames lost, {counts.duplicates} repeated"
     )
     assert counts.duplicates <= len(times) * BURST * 2
     assert max(times) < RESUMED_SECONDS
 
 
-@pytest.mark.parametrize("kind", ["python", pytest.param("testpmd", marks=pytest.mark.needs("dpdk-testpmd"))])
+@pytest.mark.parametrize("kind", ["python", pytest.param("testpmd", marks=NEEDS_TESTPMD)])
 def test_the_control_process_killed_loses_nothing(lab: Lab, kind: str) -> None:
     lab.start(config(lab))
     with guest(lab, kind, "server", {}) as vm, probing(lab) as probe:
@@ -207,7 +211,7 @@ def test_the_engine_and_the_control_process_killed(lab: Lab, measured: Measured)
         with probe.lossless():
             pass
     measured(f"engine and control process killed: traffic after {told([outage])}")
-    assert outage < 3 * RESUMED_SECONDS, "of the control process there is no spare"
+    assert outage < 5.0, "of the control process there is no spare"
 
 
 # The whole switch, and the port
@@ -218,7 +222,7 @@ def test_the_engine_and_the_control_process_killed(lab: Lab, measured: Measured)
     [
         ("python", "server"),
         ("python", "client"),
-        pytest.param("testpmd", "client", marks=pytest.mark.needs("dpdk-testpmd")),
+        pytest.param("testpmd", "client", marks=NEEDS_TESTPMD),
     ],
 )
 def test_the_switch_stopped_and_started_under_a_guest(lab: Lab, kind: str, mode: str, measured: Measured) -> None:
@@ -232,7 +236,7 @@ def test_the_switch_stopped_and_started_under_a_guest(lab: Lab, kind: str, mode:
         probe = Probe("packet", {"netdev": "eth1", "ring": 4096})
     with guest(lab, kind, mode, {}) as vm, probe:
         probe.await_back(100)
-        for _ in range(2):
+        for _ in range(SWITCH_ROUNDS):
             assert lab.switch.stop() == 0
             lab.switch.start()
             ready = time.monotonic()
@@ -244,7 +248,7 @@ def test_the_switch_stopped_and_started_under_a_guest(lab: Lab, kind: str, mode:
     assert max(times) < RESUMED_SECONDS
 
 
-@MODES
+@pytest.mark.parametrize("mode", ["server", "client"])
 def test_a_port_removed_and_added_under_traffic(lab: Lab, mode: str, measured: Measured) -> None:
     whole = config(lab, mode)
     lab.start(whole)
@@ -253,7 +257,7 @@ def test_a_port_removed_and_added_under_traffic(lab: Lab, mode: str, measured: M
         for number in range(4):
             probe.await_back(100)
             if number == 1:
-                before, _ = settled(lab)
+                before, _ = footprint(lab)
             lab.reload(port("probe", lab.directory / "probe.sock"))
             stopped = probe.back
             time.sleep(0.1)
@@ -263,7 +267,7 @@ def test_a_port_removed_and_added_under_traffic(lab: Lab, mode: str, measured: M
             times.append(probe.await_back(100) - added)
         with probe.lossless():
             pass
-        after, _ = settled(lab)
+        after, _ = footprint(lab)
     measured(f"port removed and added, as {mode}: traffic after {told(times)}")
     assert after == before
     assert max(times) < RESUMED_SECONDS
