@@ -226,7 +226,7 @@ def _block(size: int) -> Op:
     return make_op(f"copy{size}", 2, lambda dst, src: _memmove_twin(dst, src, size), build)
 
 
-copy16, copy64 = _block(16), _block(64)
+copy16, copy32, copy64 = _block(16), _block(32), _block(64)
 
 
 @op(2, lambda value, bits: signed((int(value) & ((1 << 64) - 1)) >> int(bits)))

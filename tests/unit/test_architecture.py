@@ -52,6 +52,11 @@ DRIVEN = {
     "penstock.ports.packet_kernels": "tests/kernel/test_port_packet.py",
     "penstock.ports.pcap_kernels": "tests/kernel/test_port_pcap.py",
     "penstock.ports.tap_kernels": "tests/kernel/test_port_tap.py",
+    "penstock.ports.vhost_user.ahead": "tests/kernel/test_vhost_user_rings.py",
+    "penstock.ports.vhost_user.chains": "tests/kernel/test_vhost_user_rings.py",
+    "penstock.ports.vhost_user.rx": "tests/kernel/test_vhost_user_rings.py",
+    "penstock.ports.vhost_user.tx": "tests/kernel/test_vhost_user_rings.py",
+    "penstock.ports.vhost_user.used": "tests/kernel/test_vhost_user_rings.py",
     "penstock.traffic.virtio_user_packed": "tests/kernel/test_virtio_user.py",
     "penstock.traffic.virtio_user_split": "tests/kernel/test_virtio_user.py",
 }

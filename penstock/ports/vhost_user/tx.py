@@ -14,6 +14,7 @@ from penstock.datapath.fragments import copy_tail, frag_at
 from penstock.datapath.layout import BURST, FRAG_BYTES, packet_at, txq_at
 from penstock.machine import (
     copy,
+    copy32,
     copy64,
     entry,
     fill,
@@ -57,7 +58,7 @@ TOO_MANY = -1
 BUFFER_MIN = 1024  # of merged buffers: with smaller ones a large frame would take too many
 STAGED_AT = 4096  # in the scratch of a TXQ: packets of one ring; before it the FRAGs of one frame
 HEADER_ROOM = 16
-BLOCK = 32
+HALF, BLOCK = 32, 64
 IP_SRC, TCP_SRC, ETH_SRC = map(key_offset, ("ip_src", "tcp_src", "eth_src"))
 
 
@@ -84,11 +85,15 @@ def fill_single(packet, to):
     p = packet_at(packet)
     head_len = p.head_len
     tail_len = p.tail_len
-    if tail_len == 0 and head_len >= BLOCK and head_len <= 2 * BLOCK:
+    if tail_len == 0 and head_len >= HALF and head_len <= 2 * BLOCK:
         # Two copies of fixed size, which may overlap: a few instructions, and nothing of what lies behind the frame,
         # which is some other guest's.
-        copy64(to, p.head)
-        copy64(to + head_len - BLOCK, p.head + head_len - BLOCK)
+        if head_len >= BLOCK:
+            copy64(to, p.head)
+            copy64(to + head_len - BLOCK, p.head + head_len - BLOCK)
+        else:
+            copy32(to, p.head)
+            copy32(to + head_len - HALF, p.head + head_len - HALF)
         return 0
     copy(to, p.head, head_len)
     if tail_len != 0:
