@@ -463,6 +463,7 @@ OTHERS = (pipe, directory, short_file, read_only, event)
 
 WRONG: dict[str, tuple[Wrong, str]] = {
     "unknown request": (payload(99, b""), "request 99 is not known here"),
+    "unknown request with a descriptor": (payload(99, b"", 1), "request 99 is not known here"),
     "request 0": (payload(0, b""), "request 0 is not known here"),
     "largest request": (payload(0xFFFFFFFF, bytes(8)), "request 4294967295 is not known"),
     "version": (lambda front, _: front.raw(b"\1\0\0\0\2\0\0\0\0\0\0\0"), "version 2 is unknown"),

@@ -54,11 +54,13 @@ DRIVEN = {
     "penstock.ports.tap_kernels": "tests/kernel/test_port_tap.py",
     "penstock.ports.vhost_user.ahead": "tests/kernel/test_vhost_user_rings.py",
     "penstock.ports.vhost_user.chains": "tests/kernel/test_vhost_user_rings.py",
+    "penstock.ports.vhost_user.lost_memory": "tests/kernel/test_vhost_user_session.py",
     "penstock.ports.vhost_user.rx": "tests/kernel/test_vhost_user_rings.py",
     "penstock.ports.vhost_user.tx": "tests/kernel/test_vhost_user_rings.py",
     "penstock.ports.vhost_user.used": "tests/kernel/test_vhost_user_rings.py",
     "penstock.traffic.virtio_user_packed": "tests/kernel/test_virtio_user.py",
     "penstock.traffic.virtio_user_split": "tests/kernel/test_virtio_user.py",
+    "penstock.traffic.virtio_user_receive": "tests/kernel/test_virtio_user.py",
 }
 LONG_MODULE = 300
 
