@@ -12,7 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -882,3 +882,23 @@ class TestBrokenGuests:
             assert "a receive buffer is not writable, not in the guest's memory" in port.check()[1]
         dummy(engine, "left").stop_replay()
         assert forwards(engine)
+
+    @pytest.mark.parametrize("running", [False, True], ids=["main thread", "worker"])
+    def test_an_eventfd_that_makes_writers_wait(
+        self, engine: Engine, path: Path, port: VhostUser, running: bool
+    ) -> None:
+        with Guest(engine, path) as guest:
+            if not running:
+                guest.front.get_vring_base(1)
+            with suppress(BlockingIOError):
+                os.eventfd_read(guest.sending.call)
+            os.eventfd_write(guest.sending.call, (1 << 64) - 2)
+            os.set_blocking(guest.sending.call, True)  # a flag of the file, which both sides share
+            if running:
+                guest.send(frame(b"\xff" * 6, mac(1)))
+                wait_until(guest.sending.used, "the buffer to come back")
+            else:
+                guest.front.set_vring_kick(1, guest.sending.kick)
+            wait_until(lambda: port.check()[0] == "down", "the guest to be cut off")
+            assert port.check()[1] == "the guest was cut off: virtqueue 1: no interrupt fits into its eventfd"
+            assert forwards(engine)

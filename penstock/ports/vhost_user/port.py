@@ -153,6 +153,10 @@ class VhostUser(Port):
     def _look_for_faults(self, session: Session) -> None:
         """Cut a guest off that a worker found to be broken."""
         for vring in session.vrings:
+            if vring.call_is_full:
+                vring.free_call()  # a worker may wait
+                self._violated(f"{vring.name}: no interrupt fits into its eventfd")
+                return
             if vring.broken is not None:
                 self._violated(f"{vring.name}: {vring.broken.text}")
                 return

@@ -7,7 +7,9 @@ but ``call`` and ``announce``, and takes it back by clearing ``running`` and awa
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,23 @@ class Vring:
         found = int(self.record["broken"])
         return Broken(found) if found else None
 
+    @property
+    def call_is_full(self) -> bool:
+        """Whether no interrupt fits into the guest's eventfd. A write to it blocks if the front end, which shares its
+        flags with us, wants that: no front end that reads interrupts lets 2^64 gather.
+        """
+        if self.call < 0:
+            return False
+        poller = select.poll()
+        poller.register(self.call, select.POLLOUT)
+        return not poller.poll(0)
+
+    def free_call(self) -> None:
+        """Let whoever waits to write an interrupt go on."""
+        os.set_blocking(self.call, False)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.call)
+
     def set_size(self, size: int) -> None:
         if not 0 < size <= QUEUE_SIZE_MAX:
             raise ProtocolViolation(f"{self.name}: size {size} is out of range: 1 to {QUEUE_SIZE_MAX}")
@@ -116,6 +135,8 @@ class Vring:
         """
         self._fill(memory, features, progress)
         self._begin_at(self.base)
+        if self.call_is_full:
+            raise ProtocolViolation(f"{self.name}: no interrupt fits into its eventfd")
         vring_begin(self.address)
         self.running = True
         store_release(self.address + RUNNING, 1)
