@@ -1,8 +1,8 @@
 """Penstock beside other switches, in one run on one machine; absolute figures of different runs are not comparable.
 
-``python -m bench.peers [dpdk|tcp|all] [--rounds N] [--seconds S] [--cases ...] [--switches ...] [--json]``, as root.
-``dpdk``: between two virtio guests, beside Open vSwitch with DPDK. ``tcp``: between two kernels' stacks. The exit code
-is 1 when a demand is not met, 2 when the machine lacks something.
+``python -m bench.peers [dpdk|guests|tcp|all] [--rounds N] [--seconds S] [--cases ...] [--switches ...] [--json]``, as
+root. ``dpdk``: between two virtio guests, beside Open vSwitch with DPDK. ``guests``: the same with guests of our own.
+``tcp``: between two kernels' stacks. The exit code is 1 when a demand is not met, 2 when the machine lacks something.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from bench import tcp, vhost, vhost_report
+from bench import guests, tcp, vhost, vhost_report
 from bench.dpdk import DpdkError
 from bench.outcome import Outcome
 from bench.vhost_cases import CASES
@@ -41,7 +41,15 @@ def _tcp(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcom
     return tcp.run(options.rounds, options.seconds or TCP_SECONDS, progress)
 
 
-COMPARISONS = {"dpdk": Comparison(vhost.missing, _dpdk), "tcp": Comparison(tcp.missing, _tcp)}
+def _guests(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
+    return guests.run(options.rounds, options.seconds or VHOST_SECONDS, progress)
+
+
+COMPARISONS = {
+    "dpdk": Comparison(vhost.missing, _dpdk),
+    "guests": Comparison(vhost.missing, _guests),
+    "tcp": Comparison(tcp.missing, _tcp),
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -49,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=[*COMPARISONS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, help=f"of a round: {VHOST_SECONDS:g} (dpdk), {TCP_SECONDS:g} (tcp)")
+    parser.add_argument("--seconds", type=float, help=f"of a round: {VHOST_SECONDS:g}, {TCP_SECONDS:g} (tcp)")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     listed = ", ".join(SWITCHES)
     parser.add_argument("--switches", nargs="+", choices=SWITCHES, default=[*SWITCHES], metavar="NAME", help=listed)

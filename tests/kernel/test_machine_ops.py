@@ -161,6 +161,17 @@ def test_blocks(data: bytes, to: int, size: int, byte: int) -> None:
         assert overlapping.untouched()
 
 
+@DEADLINE
+@given(st.binary(min_size=64, max_size=64), st.integers(0, 70), st.sampled_from([16, 64]))
+def test_blocks_of_fixed_size(data: bytes, to: int, size: int) -> None:
+    for call in (in_kernel, lambda name, _arity: getattr(machine, name)):
+        source, memory = Memory(data[:size]), Memory(bytes(140))
+        assert call(f"copy{size}", 2)(memory.address + to, source.address) == 0
+        assert memory.read() == bytes(to) + data[:size] + bytes(140 - to - size)
+        assert source.untouched()
+        assert memory.untouched()
+
+
 def test_hints_do_nothing_one_can_see() -> None:
     memory = Memory(b"12345678")
     for name, args in (("fence", ()), ("pause", ()), ("prefetch", (memory.address,)), ("prefetch_write", (0,))):
