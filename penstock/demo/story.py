@@ -160,21 +160,22 @@ class Story(Telling):
             ("64-byte frames", "M frames/s", ("--seconds", "2")),
             ("64 KB segments", "Gb/s", ("--seconds", "2", *SEGMENTS)),
         ):
-            before = self._lost()
+            before, strays = self._lost(), self._strays()
             with self.console.status(f"vm1 sends {what} to vm2 for 2 seconds"):
                 found = generate(*(socket_path(self.switch.config.parent, machine) for machine in MACHINES), *options)
             sent, received = found["sent"], found["received"]
             rate = received["stamped"] / sent["seconds"] / 1e6
             if unit == "Gb/s":
                 rate = received["octets"] * 8 / sent["seconds"] / 1e9
-            dropped = self._lost() - before
+            dropped, strays = self._lost() - before, self._strays() - strays
             self.console.print(
                 f"  {what}: [bold]{rate:.1f} {unit}[/]; latency under this load"
                 f" {received['latency']['median'] / 1000:.0f} µs (median)"
             )
             self.verdict(
                 f"vm1 to vm2, {what}: each arrived once and in order, or is counted as dropped",
-                sent["frames"] == received["unique"] + dropped and not received["duplicates"] + received["reordered"],
+                0 <= received["unique"] + dropped - sent["frames"] <= strays
+                and not received["duplicates"] + received["reordered"],
                 f"{rate:.1f} {unit}; {sent['frames']} sent, {received['unique']} arrived, {dropped} dropped"
                 " (tx_ring_full: the guest was slower)",
             )
@@ -201,6 +202,11 @@ class Story(Telling):
     def _lost(self) -> int:
         """Frames that were dropped at vm2 so far."""
         return sum(int(row["count"]) for row in self.switch.query("drops") if row["port"] == "vm2")
+
+    def _strays(self) -> int:
+        """Frames that the red hosts sent so far: now and then one is flooded to vm2, and may be dropped there too."""
+        found = self.switch.query("stats")
+        return sum(int(found[guest.name]["rx_packets"]) for guest in GUESTS if guest.vlan == GUESTS[0].vlan)
 
     def survival(self) -> None:
         self.title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")
