@@ -294,7 +294,7 @@ def test_a_guest_left_by_an_engine_does_not_fit_a_changed_port(lab: Lab) -> None
         killed = lab.switch.kill("engine")
         lab.switch.command("reload")
         lab.switch.await_return("engine", killed)
-        lab.reload()
+        eventually("the port is as the file says", lambda: lab.switch.command("reload").returncode == 0, 10)
         vm.connected()
         with probe.lossless():
             pass
