@@ -4,6 +4,7 @@ and rings in it that a test writes as it likes. One thread does all of it, but f
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.engine.engine import Engine
+from penstock.machine import load_acquire16, store_release16
 from penstock.ports.spec import PortSpec, VlanConfig
 from penstock.ports.vhost_user.messages import VRING_ADDRESS, Message, Request, encode
 from penstock.ports.vhost_user.port import VhostUser
@@ -143,6 +145,14 @@ class Memory:
     def put(self, at: int, form: str, *values: int) -> None:
         struct.pack_into(form, self.data, at, *values)
 
+    def publish(self, at: int, value: int) -> None:
+        """Write a word of 16 bits at once: ``struct.pack_into`` writes zeros first, which a worker could see."""
+        store_release16(ctypes.addressof(ctypes.c_uint16.from_buffer(self.data, at)), value)
+
+    def observe(self, at: int) -> int:
+        """A word of 16 bits, whole, and what was written before it afterwards."""
+        return int(load_acquire16(ctypes.addressof(ctypes.c_uint16.from_buffer(self.data, at))))
+
     def get(self, at: int, form: str) -> tuple[int, ...]:
         return struct.unpack_from(form, self.data, at)
 
@@ -184,17 +194,17 @@ class Ring:
                 if number == 0:
                     first_flags = flags
                 else:
-                    self.memory.put(place + 14, "<H", flags)
+                    self.memory.publish(place + 14, flags)
                 self.wrap ^= following == 0
             else:
                 self.memory.put(place, "<QIHH", address, length, flags, following)
             self.next = following
         if self.packed:
-            self.memory.put(self.table + first * 16 + 14, "<H", first_flags)
+            self.memory.publish(self.table + first * 16 + 14, first_flags)
         else:
             self.memory.put(self.driver + 4 + self.offered % self.size * 2, "<H", first)
             self.offered = (self.offered + 1) % 65536
-            self.memory.put(self.driver + 2, "<H", self.offered)
+            self.memory.publish(self.driver + 2, self.offered)
         os.eventfd_write(self.kick, 1)
 
     def used(self) -> list[tuple[int, int]]:
@@ -203,15 +213,15 @@ class Ring:
         while True:
             if self.packed:
                 place = self.table + self.taken * 16
-                _address, length, number, flags = self.memory.get(place, "<QIHH")
+                flags = self.memory.observe(place + 14)
                 if (bool(flags & AVAIL), bool(flags & USED)) != (bool(self.used_wrap),) * 2:
                     return found
+                length, number = self.memory.get(place + 8, "<IH")
                 self.taken = (self.taken + 1) % self.size
                 self.used_wrap ^= self.taken == 0
                 found.append((number, length))
             else:
-                (index,) = self.memory.get(self.device + 2, "<H")
-                if index == self.taken:
+                if self.memory.observe(self.device + 2) == self.taken:
                     return found
                 found.append(self.memory.get(self.device + 4 + self.taken % self.size * 8, "<II"))  # type: ignore[arg-type]
                 self.taken = (self.taken + 1) % 65536
