@@ -1,6 +1,6 @@
 """Between two guests of our own, which are `penstock generate`: latency of a lone frame, and large segments.
 
-Each round starts the switch anew, its worker polling on the first CPU; one thread on the second drives both guests.
+The switches take turns, each worker polling on the first CPU; one thread on the second drives both guests.
 With segmentation offload a guest sends frames of 64 KB; through Open vSwitch, which does not offer it unless told
 otherwise, it sends frames of 1,500 bytes.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from rich.table import Table
 from bench.dpdk import huge_pages
 from bench.outcome import Outcome, Spread, ratios, spread
 from bench.ovs import wait_for
-from bench.vhost_switches import SWITCH_MB, SWITCHES
+from bench.turns import pause, resume, turn
+from bench.vhost_switches import GROWTH_MB, SWITCH_MB, SWITCHES, Switch
 from penstock.demo.hosts import Host
 
 SUBJECTS = ("penstock", "open vswitch")
@@ -32,45 +34,74 @@ HEADERS = 14 + 20 + 20  # Ethernet, IPv4, TCP
 ALONE = ("--size", "64", "--rate", "10000")
 SMALL = ("--protocol", "tcp", "--size", "1518")
 LARGE = ("--protocol", "tcp", "--size", "65000", "--gso-size", "1448")
+GUEST = "ring=1024,in_place=1024"  # what it sends is sent from where it lies, as by sendfile
 SEGMENTS = {"penstock": LARGE, "open vswitch": SMALL}
 
 
 def measure(rounds: int, seconds: float, progress: Callable[[str], None]) -> dict[str, dict[str, list[float]]]:
     """By figure and switch, for each round: median and 99th percentile in microseconds, Gb/s of TCP payload."""
     found: dict[str, dict[str, list[float]]]
-    found = {figure: {name: [] for name in SUBJECTS} for figure in ("median", "p99", "gbps")}
-    with huge_pages(SWITCH_MB):
+    found = {figure: {name: [] for name in SUBJECTS} for figure in ("median", "p99", "gbps", "cycles")}
+    with huge_pages((SWITCH_MB + GROWTH_MB) * len(SUBJECTS)), ExitStack() as stack:
+        subjects = {name: stack.enter_context(_subject(name)) for name in SUBJECTS}
         for number in range(rounds):
-            for name in SUBJECTS:
-                progress(f"guests: round {number + 1} of {rounds}, {name}")
-                alone, bulk = _round(name, seconds)
+            progress(f"guests: round {number + 1} of {rounds}")
+            for name, subject in subjects.items():
+                with turn(subject.host):
+                    timed = ("--seconds", str(seconds))
+                    alone = subject.generate(*timed, *ALONE)
+                    subject.switch.mark()
+                    bulk = subject.generate(*timed, *SEGMENTS[name])
+                    cycles = subject.switch.measured().cycles
                 latency = alone["received"]["latency"]
                 found["median"][name].append(latency["median"] / 1e3)
                 found["p99"][name].append(latency["p99"] / 1e3)
                 got = bulk["received"]
                 payload = got["octets"] - HEADERS * got["received"]
-                found["gbps"][name].append(payload * 8 / bulk["sent"]["seconds"] / 1e9)
+                rate = payload / bulk["sent"]["seconds"]
+                found["gbps"][name].append(rate * 8 / 1e9)
+                found["cycles"][name].append(cycles * got["received"] / payload * 1000)
     return found
 
 
-def _round(name: str, seconds: float) -> list[dict[str, Any]]:
-    """What the guests found: a lone frame at a time, and as much as passes."""
+@dataclass(frozen=True)
+class Subject:
+    """A switch in a host of its own, and what guests on its two ports find."""
+
+    host: Host
+    switch: Switch
+    command: list[str]
+
+    def generate(self, *what: str) -> dict[str, Any]:
+        """What `penstock generate` tells. Raises CalledProcessError."""
+        result: dict[str, Any] = json.loads(self.host.run(*self.command, *what).stdout)
+        return result
+
+    def passes(self) -> bool:
+        """Whether frames go from guest to guest: a switch just started may not listen yet."""
+        try:
+            return bool(self.generate("--count", "100", "--rate", "1000")["lost"] == 0)
+        except subprocess.CalledProcessError:
+            return False
+
+
+@contextmanager
+def _subject(name: str) -> Iterator[Subject]:
+    """A switch that forwards; paused but for its turns."""
     worker_cpu, guest_cpu = sorted(os.sched_getaffinity(0))[:2]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-guests-")))
         host = stack.enter_context(Host("guests"))
         switch = stack.enter_context(SWITCHES[name](host, directory, worker_cpu))
-        one, two = (f"virtio-user:path={socket}" for socket in switch.sockets)
+        one, two = (f"virtio-user:path={socket},{GUEST}" for socket in switch.sockets)
         command = [sys.executable, "-m", "penstock.cli", "generate", "--port", one, "--rx", two, "--json"]
-        command += ["--cpus", str(guest_cpu), "--busy"]
-
-        def found(*what: str) -> dict[str, Any]:
-            result: dict[str, Any] = json.loads(host.run(*command, *what).stdout)
-            return result
-
-        wait_for(lambda: found("--count", "100", "--rate", "1000")["lost"] == 0, "frames from guest to guest")
-        timed = ("--seconds", str(seconds))
-        return [found(*timed, *ALONE), found(*timed, *SEGMENTS[name])]
+        subject = Subject(host, switch, [*command, "--cpus", str(guest_cpu), "--busy"])
+        wait_for(subject.passes, "frames from guest to guest", 60)
+        pause(host)
+        try:
+            yield subject
+        finally:
+            resume(host)
 
 
 def run(rounds: int, seconds: float, progress: Callable[[str], None]) -> Outcome:
@@ -89,7 +120,7 @@ def run(rounds: int, seconds: float, progress: Callable[[str], None]) -> Outcome
 def table(found: dict[str, dict[str, list[float]]], faster: Spread, rounds: int, seconds: float) -> Table:
     title = f"between two guests in Python, one worker: medians (least..most) of {rounds} rounds of {seconds:g} s"
     made = Table(title=title)
-    for column in ("switch", "lone frame, µs", "99 %, µs", "TCP payload, Gb/s", "Penstock over it"):
+    for column in ("switch", "lone frame, µs", "99 %, µs", "TCP payload, Gb/s", "cycles/KB", "Penstock over it"):
         made.add_column(column, justify="left" if column == "switch" else "right")
     for name in SUBJECTS:
         figures = [_cell(found[figure][name]) for figure in found]

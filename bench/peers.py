@@ -22,7 +22,8 @@ from bench.outcome import Outcome
 from bench.vhost_cases import CASES
 from bench.vhost_switches import SWITCHES
 
-VHOST_SECONDS, TCP_SECONDS = 1.0, 3.0
+DPDK_ROUNDS, ROUNDS = 25, 5  # turns cost no start, so many short ones
+DPDK_SECONDS, GUESTS_SECONDS, TCP_SECONDS = 0.3, 1.0, 3.0
 WIDTH = 160  # of tables that go into a file
 
 
@@ -34,15 +35,17 @@ class Comparison:
 
 def _dpdk(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
     cases = [case for case in CASES if case.name in options.cases]
-    return vhost_report.run(cases, options.switches, options.rounds, options.seconds or VHOST_SECONDS, progress)
+    return vhost_report.run(
+        cases, options.switches, options.rounds or DPDK_ROUNDS, options.seconds or DPDK_SECONDS, progress
+    )
 
 
 def _tcp(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
-    return tcp.run(options.rounds, options.seconds or TCP_SECONDS, progress)
+    return tcp.run(options.rounds or ROUNDS, options.seconds or TCP_SECONDS, progress)
 
 
 def _guests(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:
-    return guests.run(options.rounds, options.seconds or VHOST_SECONDS, progress)
+    return guests.run(options.rounds or ROUNDS, options.seconds or GUESTS_SECONDS, progress)
 
 
 COMPARISONS = {
@@ -56,8 +59,9 @@ def arguments() -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=[*COMPARISONS, "all"], default="all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, help=f"of a round: {VHOST_SECONDS:g}, {TCP_SECONDS:g} (tcp)")
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {DPDK_ROUNDS} (dpdk)")
+    lengths = f"{DPDK_SECONDS:g} (dpdk), {GUESTS_SECONDS:g} (guests), {TCP_SECONDS:g} (tcp)"
+    parser.add_argument("--seconds", type=float, help=f"of a round: {lengths}")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     listed = ", ".join(SWITCHES)
     parser.add_argument("--switches", nargs="+", choices=SWITCHES, default=[*SWITCHES], metavar="NAME", help=listed)

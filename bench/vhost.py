@@ -1,7 +1,7 @@
-"""Measure the vhost cases: each round starts every switch anew, one after the other, with the same guests and CPUs.
+"""Measure the vhost cases: every switch is started once for a case, with a guest of its own, and then they take turns.
 
 The switch's worker has the first CPU, the guests and all the rest the second. A case's ratios are taken round by round,
-of measurements that were made within seconds of each other.
+of turns that follow each other at once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from pathlib import Path
 from bench.dpdk import Testpmd, guest_memory_mb, huge_pages
 from bench.frames import write_pcap
 from bench.ovs import PROGRAMS, wait_for
+from bench.turns import pause, resume, turn
 from bench.vhost_cases import Case, Loop, Replay
-from bench.vhost_switches import OVS_DPDK, SWITCH_MB, SWITCHES, Switch
+from bench.vhost_switches import GROWTH_MB, OVS_DPDK, SWITCH_MB, SWITCHES, Switch
 from penstock.demo.hosts import Host
 
 NEEDED = ("dpdk-testpmd", OVS_DPDK, *PROGRAMS)
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 BURSTS = 7  # of 32 frames each way: fewer than a ring of 256 holds, so none is ever lost
 BUSY_MACHINE = 0.5  # load average
+RESUME_SECONDS = 0.3  # caches fill, and what a guest has missed is made up for
 SETTLE_SECONDS = 1.5  # Open vSwitch revises what it does with a flow every half second
 
 
@@ -59,14 +61,11 @@ def measure(
             f"the load average is {os.getloadavg()[0]:.1f} before the start: what else runs here spoils the figures"
         )
     guest_mb = max(guest_memory_mb(_frames(case)) for case in cases)
-    with huge_pages(SWITCH_MB + guest_mb):
+    with huge_pages((SWITCH_MB + GROWTH_MB + guest_mb) * len(switches)):
         for case in cases:
             subjects = [name for name in switches if case.rules or "rules" not in name]
-            results[case.name] = {name: [] for name in subjects}
-            for number in range(rounds):
-                for name in subjects:
-                    progress(f"{case.title}: round {number + 1} of {rounds}, {name}")
-                    results[case.name][name].append(_sample(case, name, seconds))
+            progress(f"{case.title}: {', '.join(subjects)}, {rounds} turns of {seconds:g} s each")
+            results[case.name] = _take_turns(case, subjects, rounds, seconds)
     return results
 
 
@@ -74,7 +73,42 @@ def _frames(case: Case) -> int:
     return case.traffic.frames + case.traffic.destinations if isinstance(case.traffic, Replay) else 0
 
 
-def _sample(case: Case, name: str, seconds: float) -> Sample:
+def _take_turns(case: Case, names: Sequence[str], rounds: int, seconds: float) -> dict[str, list[Sample]]:
+    with ExitStack() as stack:
+        subjects = {name: stack.enter_context(_subject(case, name)) for name in names}
+        samples: dict[str, list[Sample]] = {name: [] for name in names}
+        for _ in range(rounds):
+            for name, subject in subjects.items():
+                with turn(subject.host):
+                    samples[name].append(subject.sample(seconds))
+        return samples
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A switch and its guest at work in a host of their own; paused but for its turns."""
+
+    title: str
+    host: Host
+    switch: Switch
+    guest: Testpmd
+    ports: list[int]  # of the guest, at which to count
+
+    def sample(self, seconds: float) -> Sample:
+        time.sleep(RESUME_SECONDS)
+        self.guest.ask("clear fwd stats all")
+        self.guest.received()
+        self.switch.mark()
+        time.sleep(seconds)
+        load, received = self.switch.measured(), self.guest.received()
+        silent = [port for port in self.ports if received[port] == 0]
+        if silent:
+            raise RuntimeError(f"{self.title}: nothing came to the guest's port {silent[0]}")
+        return Sample(sum(received[port] for port in self.ports), load.cycles, load.load, self.guest.cycles())
+
+
+@contextmanager
+def _subject(case: Case, name: str) -> Iterator[Subject]:
     worker_cpu, guest_cpu = sorted(os.sched_getaffinity(0))[:2]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-vhost-")))
@@ -82,15 +116,11 @@ def _sample(case: Case, name: str, seconds: float) -> Sample:
         switch = stack.enter_context(SWITCHES[name](host, directory, worker_cpu))
         guest, ports = stack.enter_context(_guest(case.traffic, switch, host, directory, guest_cpu))
         time.sleep(SETTLE_SECONDS)
-        guest.ask("clear fwd stats all")
-        guest.received()
-        switch.mark()
-        time.sleep(seconds)
-        load, received = switch.measured(), guest.received()
-        silent = [port for port in ports if received[port] == 0]
-        if silent:
-            raise RuntimeError(f"{name}, {case.title}: nothing came to the guest's port {silent[0]}")
-        return Sample(sum(received[port] for port in ports), load.cycles, load.load, guest.cycles())
+        pause(host)
+        try:
+            yield Subject(f"{name}, {case.title}", host, switch, guest, ports)
+        finally:
+            resume(host)
 
 
 def _guest(

@@ -22,6 +22,7 @@ from penstock.switch.client import ControlClient
 
 OVS_DPDK = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 SWITCH_MB = 512  # huge pages for a switch's own memory
+GROWTH_MB = 512  # what Open vSwitch takes besides when it can
 PORTS = ("vm1", "vm2")
 
 

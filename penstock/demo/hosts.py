@@ -35,16 +35,16 @@ class Host:
     def __init__(self, name: str) -> None:
         self.name = name
         self.descriptor = _make_namespace(name)
-        self._processes: list[subprocess.Popen[str]] = []
+        self.processes: list[subprocess.Popen[str]] = []
         with self.entered():
             self.netlink: Any = IPRoute()
         self.up("lo")
 
     def close(self) -> None:
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
             process.wait()
-        self._processes.clear()
+        self.processes.clear()
         self.netlink.close()
         os.close(self.descriptor)
 
@@ -89,7 +89,7 @@ class Host:
         command = ["setpriv", "--pdeathsig", "KILL", *self.command(*arguments)]
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True} | options
         process: subprocess.Popen[str] = subprocess.Popen(command, **settings)
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def links(self) -> dict[str, Any]:
