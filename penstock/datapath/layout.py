@@ -141,8 +141,9 @@ PORT = np.dtype(
         ("mtu", "i4"),
         ("peer", "i4"),  # patch: port number of the peer; -1 none; -2 not a patch port
         ("capture", "i4"),  # bytes of each frame to capture; 0 off
-        ("pad0", "i4"),
-        ("pad", "i8", 2),
+        ("ofport", "i4"),  # OpenFlow port number in its bridge
+        ("key_word", "i8"),  # in_port and in_phy_port as they stand in a flow key
+        ("pad", "i8"),
         ("name", "S64"),
     ],
     align=True,

@@ -27,7 +27,7 @@ from penstock.datapath.layout import (
 )
 from penstock.datapath.output import next_dirty, take_patch_burst
 from penstock.datapath.trace import CROSSES_PATCH, note
-from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, shr, store32, store64
+from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, shr, store64
 from penstock.packet.fields import key_offset
 from penstock.packet.parse import PARSED_TAG, parse
 
@@ -36,14 +36,15 @@ DEPTH_MAX = 16
 IN_PORT = key_offset("in_port")
 
 
-@entry("int64(int64, int64, int64)")
-def parse_burst(number, packets, count):
+@entry("int64(int64, int64, int64, int64)")
+def parse_burst(worker, number, packets, count):
     """Fill the flow key and layer offsets of each packet; the burst's bytes."""
     octets = 0
+    key_word = port_at(worker_at(worker).ports + number * PORT_BYTES).key_word
     for i in range(count):
         p = packet_at(load64(packets + i * 8))
         found = parse(p.head, p.head_len, p.key)
-        store32(p.key + IN_PORT, number)
+        store64(p.key + IN_PORT, key_word)
         p.in_port = number
         p.l3 = found & 0xFFFF
         p.l4 = shr(found, 16) & 0xFFFF
@@ -81,7 +82,7 @@ def cross_patch(worker, number):
         kept += 1
         if w.trace != 0:
             note(w.trace, CROSSES_PATCH, peer, 0)
-    call3(w.parse, peer, w.patched, kept)
+    call4(w.parse, worker, peer, w.patched, kept)
     if w.trace == 0:
         left = counters_at(out.counters + w.index * COUNTERS_BYTES)
         left.tx_packets += count
@@ -147,7 +148,7 @@ def run_burst(worker, rxq):
     port = port_at(w.ports + number * PORT_BYTES)
     packets = w.burst
     t1 = cycles() if sampled else 0
-    octets = call3(w.parse, number, packets, count)
+    octets = call4(w.parse, worker, number, packets, count)
     counters = port.counters + w.index * COUNTERS_BYTES
     c = counters_at(counters)
     c.rx_packets += count

@@ -43,7 +43,6 @@ from penstock.datapath.output import append
 from penstock.datapath.stages import reset_depth, run_burst
 from penstock.machine import (
     call1,
-    call3,
     call4,
     cycles,
     entry,
@@ -163,7 +162,7 @@ def run_packet_out(worker):
         p.gso_type = 0
         p.gso_size = 0
         p.flags = 0
-        call3(w.parse, r.port, w.burst, 1)
+        call4(w.parse, worker, r.port, w.burst, 1)
         if r.kind == OUT_PORT:
             # A port that is down counts the drop; the place of a port that is gone has no counters.
             if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
@@ -279,7 +278,7 @@ def trace_packet(worker, number, packet):
     w = worker_at(worker)
     store64(w.burst, packet)
     update_clock(worker, cycles())
-    call3(w.parse, number, w.burst, 1)
+    call4(w.parse, worker, number, w.burst, 1)
     if port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
         return drop(worker, number, INGRESS_DOWN)
     call4(w.normal, worker, number, w.burst, 1)

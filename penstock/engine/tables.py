@@ -100,6 +100,8 @@ class Tables:
         row = self.ports[number]
         row["name"] = name.encode()
         row["bridge"], row["mtu"], row["capture"] = bridge, mtu, 0
+        row["ofport"] = number
+        row["key_word"] = int.from_bytes(number.to_bytes(4, "big") * 2, "little")
         row["config"] = self.vlan_config(vlan)
         # One more than there are workers: a tracer is no worker, and has an index.
         row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)

@@ -4,12 +4,13 @@ A row gives the field's names (those of ovs-fields(7)), its OXM and NXM numbers,
 prerequisites, maskability, text form and meaning. The key layout, the text of ``penstock trace`` and the page
 docs/fields.md all come from these rows; a new field is one more row.
 
-Key layout: KEY_SIZE bytes, 8-byte aligned, in the order metadata, L2, IPv4 and L4, IPv6, neighbour discovery, so that
-a lookup may stop at an early word. Every field is in network byte order but ``in_port``, which is a host-order
-integer. A row with ``at`` shares the bytes of the field it names (prerequisites keep such fields apart, or they are
-bits of one word); a row without it takes the next free bytes; ``word=True`` starts a new 8-byte word. Bytes that no
-row claims are always zero. Rows are immutable; any thread or process may read them. A key belongs to the worker that
-parsed the packet.
+Key layout: KEY_SIZE bytes, 8-byte aligned, every field in network byte order. The first PARSED_SIZE bytes are what a
+received packet has (port, L2, IPv4 and L4, IPv6, neighbour discovery, in the order in which packets tell it apart);
+behind them lies what a pipeline keeps beside a packet (``kept`` rows: metadata, tunnel, registers), all zero when a
+packet enters it. A row with ``at`` shares the bytes of the field it names (prerequisites keep such fields apart, or
+they are bits of one word); a row without it takes the next free bytes; ``word=True`` starts a new 8-byte word. Bytes
+that no row claims are always zero. Rows are immutable; any thread or process may read them. A key belongs to the
+worker that parsed the packet.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import numpy as np
 
 from penstock.packet.text import FORMATS
 
-NXM_OF, NXM_NX, OXM_OF = 0x0000, 0x0001, 0x8000
+NXM_OF, NXM_NX, OXM_OF, OXM_PKT_REG = 0x0000, 0x0001, 0x8000, 0x8001
 
 
 @dataclass(frozen=True)
 class Field:
     """One match field. ``oxm`` and ``nxm`` are (class, field number) or None; ``offset`` and ``size`` are in bytes.
 
-    The value is the ``size`` bytes at ``offset`` of the key, as a big-endian number (``host_order``: a native one),
-    shifted right by ``shift`` and cut to ``bits``.
+    The value is the ``size`` bytes at ``offset`` of the key, as a big-endian number, shifted right by ``shift`` and cut
+    to ``bits``.
     """
 
     name: str
@@ -45,13 +46,13 @@ class Field:
     at: str = ""
     shift: int = 0
     word: bool = False
-    host_order: bool = False
+    kept: bool = False
     offset: int = -1
     size: int = 0
 
     def read(self, key: bytes) -> int:
         """The field's value in ``key``."""
-        raw = int.from_bytes(key[self.offset : self.offset + self.size], sys.byteorder if self.host_order else "big")
+        raw = int.from_bytes(key[self.offset : self.offset + self.size], "big")
         return raw >> self.shift & ((1 << self.bits) - 1)
 
     def format(self, value: int) -> str:
@@ -71,10 +72,12 @@ def _oxm(number: int) -> tuple[int, int]:
     return OXM_OF, number
 
 
+REGISTERS = 16
+
 # fmt: off
 _ROWS = (
-    Field("in_port", 32, "decimal", "", _oxm(0), _of(0), False, "Number of the port the packet came in by",
-          host_order=True),
+    Field("in_port", 32, "decimal", "", _oxm(0), _of(0), False, "Number of the port the packet came in by"),
+    Field("in_phy_port", 32, "decimal", "", _oxm(1), None, False, "Number of the physical port below in_port"),
     Field("eth_dst", 48, "mac", "", _oxm(3), _of(1), True, "Ethernet destination address", "dl_dst", word=True),
     Field("eth_type", 16, "hex16", "", _oxm(5), _of(3), False,
           "Type of what follows the VLAN tags; 0x05ff for an 802.3 frame without SNAP", "dl_type"),
@@ -123,6 +126,7 @@ _ROWS = (
     Field("ipv6_src", 128, "ipv6", "ipv6", _oxm(26), _nx(19), True, "IPv6 source address", word=True),
     Field("ipv6_dst", 128, "ipv6", "ipv6", _oxm(27), _nx(20), True, "IPv6 destination address"),
     Field("ipv6_label", 20, "hex20", "ipv6", _oxm(28), _nx(27), True, "IPv6 flow label"),
+    Field("actset_output", 32, "decimal", "", _oxm(43), None, False, "Port that the action set outputs to"),
     Field("nd_target", 128, "ipv6", "nd", _oxm(31), _nx(23), True,
           "Address a neighbour-discovery message asks or tells of", word=True),
     Field("nd_sll", 48, "mac", "nd_solicit", _oxm(32), _nx(24), True,
@@ -131,31 +135,58 @@ _ROWS = (
     Field("nd_tll", 48, "mac", "nd_advert", _oxm(33), _nx(25), True,
           "Link-layer address of the neighbour told of", word=True),
     Field("arp_tha", 48, "mac", "arp", _oxm(25), _nx(18), True, "ARP target hardware address", at="nd_tll"),
+    Field("pkt_mark", 32, "hex", "", None, _nx(33), True, "Mark that goes with the packet inside the switch",
+          word=True),
+    Field("conj_id", 32, "decimal", "", None, _nx(37), False, "Conjunctive match that was met"),
+    Field("metadata", 64, "hex", "", _oxm(2), None, True, "Value handed from table to table", word=True, kept=True),
+    Field("tun_id", 64, "hex", "", _oxm(38), _nx(16), True, "Tunnel key", "tunnel_id", kept=True),
+    *(Field(f"reg{n}", 32, "hex", "", None, _nx(n), True, f"Register {n}", kept=True) for n in range(REGISTERS)),
+    *(Field(f"xreg{n}", 64, "hex", "", (OXM_PKT_REG, n), None, True, f"Registers {2 * n} and {2 * n + 1} as one",
+            at=f"reg{2 * n}", kept=True) for n in range(REGISTERS // 2)),
+    *(Field(f"xxreg{n}", 128, "hex", "", None, _nx(111 + n), True, f"Registers {4 * n} to {4 * n + 3} as one",
+            at=f"reg{4 * n}", kept=True) for n in range(REGISTERS // 4)),
+    Field("tun_src", 32, "ipv4", "", None, _nx(31), True, "IPv4 address that a tunnel packet came from", kept=True),
+    Field("tun_dst", 32, "ipv4", "", None, _nx(32), True, "IPv4 address that a tunnel packet came to or goes to",
+          kept=True),
+    Field("tun_ipv6_src", 128, "ipv6", "", None, _nx(109), True, "IPv6 address that a tunnel packet came from",
+          kept=True),
+    Field("tun_ipv6_dst", 128, "ipv6", "", None, _nx(110), True,
+          "IPv6 address that a tunnel packet came to or goes to", kept=True),
+    Field("tun_gbp_id", 16, "hex", "", None, _nx(38), True, "VXLAN group policy", kept=True),
+    Field("tun_flags", 16, "hex", "", None, _nx(104), True, "Flags of the tunnel header: bit 0 is oam", kept=True),
+    Field("tun_gbp_flags", 8, "hex", "", None, _nx(39), True, "VXLAN group policy flags", kept=True),
 )
 # fmt: on
 
 
-def _place(rows: tuple[Field, ...]) -> tuple[tuple[Field, ...], int]:
-    """The rows with offset and size filled in, and the key size: the next multiple of a cache line."""
+def _place(rows: tuple[Field, ...]) -> tuple[tuple[Field, ...], int, int]:
+    """The rows with offset and size filled in, and where the kept rows begin and end: whole cache lines."""
     placed: dict[str, Field] = {}
-    end = 0
+    parsed = end = 0
     for row in rows:
-        if row.at:
-            owner = placed[row.at]
-            if row.shift + row.bits > owner.size * 8:
-                raise ValueError(f"field {row.name}: bits {row.shift}..{row.shift + row.bits} do not fit in {row.at}")
-            placed[row.name] = replace(row, offset=owner.offset, size=owner.size)
-            continue
         size = (row.shift + row.bits + 7) // 8
         size = 4 if size == 3 else size
+        if row.at:
+            owner = placed[row.at]
+            if not row.kept and size > owner.size:
+                raise ValueError(f"field {row.name}: bits {row.shift}..{row.shift + row.bits} do not fit in {row.at}")
+            # A number in the low bits lies in the last bytes; registers are joined from their first byte on.
+            placed[row.name] = replace(row, offset=owner.offset, size=size if row.kept else owner.size)
+            continue
+        if row.kept and not parsed:
+            parsed = end = _lines(end)
         align = 8 if row.word else {1: 1, 4: 4, 8: 8, 16: 8}.get(size, 2)
         start = (end + align - 1) // align * align
         placed[row.name] = replace(row, offset=start, size=size)
         end = start + size
-    return tuple(placed.values()), (end + 63) // 64 * 64
+    return tuple(placed.values()), parsed, _lines(end)
 
 
-FIELDS, KEY_SIZE = _place(_ROWS)
+def _lines(octets: int) -> int:
+    return (octets + 63) // 64 * 64
+
+
+FIELDS, PARSED_SIZE, KEY_SIZE = _place(_ROWS)
 BY_NAME: dict[str, Field] = {row.name: row for row in FIELDS} | {row.alias: row for row in FIELDS if row.alias}
 
 
@@ -168,7 +199,7 @@ def _key_dtype() -> np.dtype[np.void]:
     """The key as NumPy sees it: one member for each field that owns its bytes."""
     owners = [row for row in FIELDS if not row.at]
     kinds = {1: "u1", 2: ">u2", 4: ">u4", 8: ">u8"}
-    formats = ["=u4" if row.host_order else kinds.get(row.size, f"({row.size},)u1") for row in owners]
+    formats = [kinds.get(row.size, f"({row.size},)u1") for row in owners]
     names, offsets = [row.name for row in owners], [row.offset for row in owners]
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": KEY_SIZE})
 
@@ -213,10 +244,20 @@ PREREQUISITES: dict[str, Callable[[bytes], bool]] = {
 
 
 def describe(key: bytes) -> dict[str, str]:
-    """The fields of ``key`` that its packet has (prerequisites met), in key order, as text."""
+    """The fields of ``key`` that its packet has (prerequisites met; kept ones: not zero), in key order, as text."""
     if len(key) != KEY_SIZE:
         raise ValueError(f"flow key of {len(key)} bytes: must be {KEY_SIZE} bytes")
-    return {row.name: row.format(row.read(key)) for row in FIELDS if PREREQUISITES[row.needs](key)}
+    return {row.name: row.format(row.read(key)) for row in FIELDS if _has(row, key)}
+
+
+# Told only when they are not zero, and not twice: a register alone, not as a part of a longer one.
+_SILENT = {"in_phy_port", "actset_output", "pkt_mark", "conj_id"}
+
+
+def _has(row: Field, key: bytes) -> bool:
+    if row.kept or row.name in _SILENT:
+        return not (row.kept and row.at) and row.read(key) != 0
+    return PREREQUISITES[row.needs](key)
 
 
 def _number(number: tuple[int, int] | None) -> str:

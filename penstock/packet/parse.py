@@ -1,8 +1,8 @@
 """Parse the headers of a frame into a flow key.
 
 ``parse(head, length, key)`` reads nothing outside ``length`` bytes at ``head`` and believes no length field beyond
-them: a header that is cut off or contradicts itself gives a key with fewer layers. It writes all KEY_SIZE bytes at
-``key`` (``in_port`` as 0: the caller knows it) in words of 8 bytes, so that whoever reads the words next does not
+them: a header that is cut off or contradicts itself gives a key with fewer layers. It writes all PARSED_SIZE bytes
+at ``key`` (``in_port`` as 0: the caller knows it) in words of 8 bytes, so that whoever reads the words next does not
 wait for them.
 
 The result is one word: bits 0..15 the offset of layer 3 (what ``eth_type`` tells of), 16..31 the offset of layer 4
@@ -13,7 +13,7 @@ PARSED_* bits. Worker thread only; ``head`` and ``key`` belong to the packet.
 from __future__ import annotations
 
 from penstock.machine import bswap16, bswap32, fill, inlined, kernel, load8, load16, load32, load64, shr, store64
-from penstock.packet.fields import KEY_SIZE, key_offset
+from penstock.packet.fields import PARSED_SIZE, key_offset
 from penstock.packet.ipv6 import upper_layer
 from penstock.packet.protocols import (
     ARP_PACKET,
@@ -243,7 +243,7 @@ def parse_mpls(head, l3, left, key, l4_word):
 @inlined
 def parse(head, length, key):
     """Fill the flow key at ``key`` from the frame's ``length`` bytes at ``head``; see the module for the result."""
-    fill(key, 0, KEY_SIZE)
+    fill(key, 0, PARSED_SIZE)
     if length < ETH_HEADER:
         return 0
     second = load64(head + 6)

@@ -54,6 +54,7 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "ipv6": ipv6,
     "hex16": hexadecimal(16),
     "hex20": hexadecimal(20),
+    "hex": hex,
     "decimal": str,
     "tos": tos,
     "frag": fragment,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import subprocess
 import sys
@@ -15,7 +14,19 @@ from hypothesis import strategies as st
 from naive.packet import Parsed
 
 from penstock.machine import offset
-from penstock.packet.fields import BY_NAME, FIELDS, KEY, KEY_SIZE, NXM_OF, OXM_OF, Field, describe, key_offset, markdown
+from penstock.packet.fields import (
+    BY_NAME,
+    FIELDS,
+    KEY,
+    KEY_SIZE,
+    NXM_OF,
+    OXM_OF,
+    PARSED_SIZE,
+    Field,
+    describe,
+    key_offset,
+    markdown,
+)
 
 ROOT = Path(__file__).parents[2]
 OWNERS = [row for row in FIELDS if not row.at]
@@ -31,8 +42,15 @@ arp_sha 24 N17 48      arp_tha 25 N18 48      tcp_src 13 O9 16       tcp_dst 14 
 udp_src 15 O11 16      udp_dst 16 O12 16      sctp_src 17 - 16       sctp_dst 18 - 16       icmp_type 19 O13 8
 icmp_code 20 O14 8     icmpv6_type 29 N21 8   icmpv6_code 30 N22 8   nd_target 31 N23 128   nd_sll 32 N24 48
 nd_tll 33 N25 48
+reg0 - N0 32   reg1 - N1 32   reg2 - N2 32   reg3 - N3 32   reg4 - N4 32
+reg5 - N5 32   reg6 - N6 32   reg7 - N7 32   reg8 - N8 32   reg9 - N9 32
+reg10 - N10 32   reg11 - N11 32   reg12 - N12 32   reg13 - N13 32   reg14 - N14 32
+reg15 - N15 32   xxreg0 - N111 128   xxreg1 - N112 128   xxreg2 - N113 128   xxreg3 - N114 128
+in_phy_port 1 - 32   actset_output 43 - 32   pkt_mark - N33 32   conj_id - N37 32   metadata 2 - 64
+tun_id 38 N16 64   tun_src - N31 32   tun_dst - N32 32   tun_ipv6_src - N109 128   tun_ipv6_dst - N110 128
+tun_gbp_id - N38 16   tun_gbp_flags - N39 8   tun_flags - N104 16
 """
-OURS = {"inner_vlan_tci", "inner_vlan_vid", "inner_vlan_pcp"}
+OURS = {"inner_vlan_tci", "inner_vlan_vid", "inner_vlan_pcp"} | {f"xreg{n}" for n in range(8)}
 
 
 def test_numbers_are_those_of_ovs_fields() -> None:
@@ -54,9 +72,12 @@ def test_layout() -> None:
     places = {"in_port": 0, "eth_dst": 8, "eth_type": 14, "eth_src": 16, "vlan_tci": 22, "ip_src": 24, "ip_dst": 28}
     places |= {"nw_ttl": 32, "nw_proto": 33, "nw_tos": 34, "ip_frag": 35, "tcp_src": 36, "tcp_dst": 38, "tcp_flags": 40}
     places |= {"inner_vlan_tci": 42, "mpls_label": 44, "ipv6_src": 48, "ipv6_dst": 64, "ipv6_label": 80}
-    places |= {"nd_target": 88, "nd_sll": 104, "nd_tll": 112}
+    places |= {"in_phy_port": 4, "actset_output": 84, "nd_target": 88, "nd_sll": 104, "nd_tll": 112}
+    places |= {"pkt_mark": 120, "conj_id": 124, "metadata": 128, "tun_id": 136, "tun_src": 208, "tun_dst": 212}
+    places |= {f"reg{n}": 144 + 4 * n for n in range(16)} | {"tun_ipv6_src": 216, "tun_ipv6_dst": 232}
+    places |= {"tun_gbp_id": 248, "tun_flags": 250, "tun_gbp_flags": 252}
     assert {row.name: key_offset(row.name) for row in OWNERS} == places
-    assert KEY_SIZE == KEY.itemsize == 128
+    assert (PARSED_SIZE, KEY_SIZE, KEY.itemsize) == (128, 256, 256)
 
 
 def test_fields_that_own_bytes_do_not_overlap() -> None:
@@ -84,14 +105,19 @@ def test_reading_bits_of_a_word() -> None:
     assert values == {"mpls_label": 16, "mpls_tc": 3, "mpls_bos": 1, "mpls_ttl": 64}
 
 
-def test_in_port_is_a_host_order_number() -> None:
-    key = bytes(ctypes.c_uint32(70000)) + bytes(KEY_SIZE - 4)
-    assert describe(key)["in_port"] == "70000"
+def test_joined_registers() -> None:
+    key = bytearray(KEY_SIZE)
+    key[144:160] = bytes(range(16))
+    assert BY_NAME["reg1"].read(key) == 0x04050607
+    assert BY_NAME["xreg1"].read(key) == 0x08090A0B0C0D0E0F
+    assert BY_NAME["xxreg0"].read(key) == int.from_bytes(range(16), "big")
+    assert "reg1" in describe(bytes(key))
+    assert "xreg1" not in describe(bytes(key))
 
 
 @given(st.data())
 def test_every_field_reads_back(data: st.DataObject) -> None:
-    row: Field = data.draw(st.sampled_from([row for row in FIELDS if not row.host_order]))
+    row: Field = data.draw(st.sampled_from(FIELDS))
     value = data.draw(st.integers(0, 2**row.bits - 1))
     assert row.read(Parsed({row.name: value}).key()) == value
     assert row.format(value)
@@ -119,7 +145,7 @@ def test_describe_leaves_out_what_the_packet_has_not() -> None:
 
 
 def test_describe_refuses_another_size() -> None:
-    with pytest.raises(ValueError, match="flow key of 4 bytes: must be 128 bytes"):
+    with pytest.raises(ValueError, match="flow key of 4 bytes: must be 256 bytes"):
         describe(bytes(4))
 
 
