@@ -116,7 +116,7 @@ class _Reader:
             self._problem(path, str(error))
         options = {key: setting.adapter.dump_python(values[key], mode="json") for key, setting in own.items()}
         vlan = vlan_config(values, path, self.problems)
-        self.ports[name] = PortSpec(bridge=bridge, name=name, kind=kind, options=options, vlan=vlan, mtu=values["mtu"])
+        self.ports[name] = PortSpec(bridge, name, kind, options, vlan, values["mtu"], values["ofport"])
 
     def _check_name(self, what: str, name: str, path: str) -> None:
         if name in ("", ".", "..") or any(char in "/:" or char.isspace() or not char.isprintable() for char in name):

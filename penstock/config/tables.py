@@ -40,6 +40,10 @@ class PortKeys:
             "when absent, as the net device has it."
         ),
     ] = None
+    ofport: Annotated[
+        Annotated[int, Interval(ge=1, le=0xFEFF)] | None,
+        Doc("The port's OpenFlow number; when absent, the lowest that is free in its bridge."),
+    ] = None
 
 
 def vlan_config(values: Mapping[str, Any], path: str, problems: list[Problem]) -> VlanConfig:

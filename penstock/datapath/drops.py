@@ -42,6 +42,16 @@ REASONS: tuple[Reason, ...] = (
     Reason("patch_full", "tx", "more copies of frames wait for this patch port than a burst holds"),
     Reason("not_written", "tx", "the pcap port has no file to write to"),
     Reason("no_peer", "tx", "the patch port's peer does not exist"),
+    Reason("no_flow", "rx", "no flow of the table matched, and its miss setting is to drop"),
+    Reason("flow_drop", "rx", "the flows that matched send it nowhere"),
+    Reason("no_such_port", "rx", "a flow sends it to a port that does not exist or must not forward"),
+    Reason("output_to_in_port", "rx", "a flow sends it to the port that it came in by, which only IN_PORT does"),
+    Reason("meter", "rx", "a meter's drop band was exceeded"),
+    Reason("ttl_expired", "rx", "its time to live ran out"),
+    Reason("no_live_bucket", "rx", "no bucket of the group is live"),
+    Reason("pipeline_loop", "rx", "flows resubmit it too often, or too deep"),
+    Reason("fragment", "rx", "an IP fragment, which the bridge is set to drop"),
+    Reason("not_received", "rx", "OpenFlow forbids the port to receive"),
 )
 
 (
@@ -67,4 +77,14 @@ REASONS: tuple[Reason, ...] = (
     PATCH_FULL,
     NOT_WRITTEN,
     NO_PEER,
+    NO_FLOW,
+    FLOW_DROP,
+    NO_SUCH_PORT,
+    OUTPUT_TO_IN_PORT,
+    METER_DROP,
+    TTL_EXPIRED,
+    NO_LIVE_BUCKET,
+    PIPELINE_LOOP,
+    FRAGMENT_DROP,
+    NOT_RECEIVED,
 ) = range(len(REASONS))

@@ -143,14 +143,22 @@ PORT = np.dtype(
         ("capture", "i4"),  # bytes of each frame to capture; 0 off
         ("ofport", "i4"),  # OpenFlow port number in its bridge
         ("key_word", "i8"),  # in_port and in_phy_port as they stand in a flow key
-        ("pad", "i8"),
+        ("of_config", "i8"),  # OFPPC_ bits: what OpenFlow forbids the port
         ("name", "S64"),
     ],
     align=True,
 )
 
 BRIDGE = np.dtype(
-    [("state", "i8"), ("fdb", "i8"), ("members", "i8"), ("ageing", "i8"), ("pad", "i8", 4), ("name", "S64")],
+    [
+        ("state", "i8"),
+        ("fdb", "i8"),
+        ("members", "i8"),
+        ("ageing", "i8"),
+        ("pipeline", "i8"),
+        ("pad", "i8", 3),
+        ("name", "S64"),
+    ],
     align=True,
 )
 MEMBERS = np.dtype([("count", "i8"), ("ports", "i4", MAX_PORTS)], align=True)
@@ -177,6 +185,9 @@ WORKER = np.dtype(
         ("index", "i8"),
         ("parse", "i8"),  # addresses of the compiled stages: each is compiled once and called once per burst
         ("normal", "i8"),
+        ("pipeline", "i8"),
+        ("run_tables", "i8"),
+        ("edit", "i8"),
         ("transmit", "i8"),
         ("flush", "i8"),
         ("ports", "i8"),  # MAX_PORTS consecutive PORT
@@ -209,10 +220,12 @@ WORKER = np.dtype(
         ("cpu", "i8"),  # the CPU it is pinned to; -1: any
         ("after", "i8"),  # AFTERWARDS: calls at the end of the turn
         ("joined", "i8"),  # FRAME_MAX bytes where a tail in pieces is made one
+        ("exec", "i8"),  # EXEC: what running a pipeline takes
+        ("pad0", "i8"),
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),
-        ("pad1", "i8", 4),
+        ("pad1", "i8", 6),
         # written by the worker, read by the main thread
         ("turns", "i8"),
         ("state", "i8"),

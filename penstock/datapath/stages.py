@@ -11,6 +11,7 @@ from penstock.datapath.counters import count_drop
 from penstock.datapath.drops import INGRESS_DOWN, NO_PEER, PATCH_LOOP
 from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
+    BRIDGE_BYTES,
     BURST,
     COUNTERS_BYTES,
     PORT_BYTES,
@@ -19,6 +20,7 @@ from penstock.datapath.layout import (
     TRANSMITTED,
     WORKER_BURST_SIZES,
     WORKER_STAGES,
+    bridge_at,
     counters_at,
     packet_at,
     port_at,
@@ -27,7 +29,7 @@ from penstock.datapath.layout import (
 )
 from penstock.datapath.output import next_dirty, take_patch_burst
 from penstock.datapath.trace import CROSSES_PATCH, note
-from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, shr, store64
+from penstock.machine import call1, call2, call3, call4, cycles, entry, inlined, kernel, load64, shr, store64
 from penstock.packet.fields import key_offset
 from penstock.packet.parse import PARSED_TAG, parse
 
@@ -51,6 +53,16 @@ def parse_burst(worker, number, packets, count):
         p.tagged = 1 if found & PARSED_TAG != 0 else 0
         octets += p.head_len + p.tail_len
     return octets
+
+
+@inlined
+def forward(worker, number, packets, count):
+    """Forward a burst of parsed packets by the pipeline of their bridge, or by NORMAL when it has none."""
+    w = worker_at(worker)
+    bridge = port_at(w.ports + number * PORT_BYTES).bridge
+    if bridge_at(w.bridges + bridge * BRIDGE_BYTES).pipeline == 0:
+        return call4(w.normal, worker, number, packets, count)
+    return call4(w.pipeline, worker, number, packets, count)
 
 
 @kernel
@@ -96,7 +108,7 @@ def cross_patch(worker, number):
         for _ in range(kept):
             drop(worker, peer, INGRESS_DOWN)
         return 0
-    return call4(w.normal, worker, peer, w.patched, kept)
+    return forward(worker, peer, w.patched, kept)
 
 
 @entry("int64(int64)")
@@ -157,7 +169,7 @@ def run_burst(worker, rxq):
     if port.capture != 0:
         capture(worker, number, RECEIVED, packets, count, port.capture)
     if port.state == PORT_UP:
-        call4(w.normal, worker, number, packets, count)
+        forward(worker, number, packets, count)
     else:
         count_drop(counters, INGRESS_DOWN, count)
     t3 = cycles() if sampled else 0

@@ -21,11 +21,13 @@ trace_at = view(TRACE)
 
 
 class Event(NamedTuple):
-    """A kind of step: ``text`` has operands ``a`` and ``b``; ``ports``, ``reasons`` say which are such numbers."""
+    """A kind of step: ``text`` has operands ``a`` and ``b``; the rest say which are such numbers or addresses."""
 
     text: str
     ports: str = ""
     reasons: str = ""
+    flows: str = ""
+    operations: str = ""
 
 
 EVENTS: tuple[Event, ...] = (
@@ -44,6 +46,13 @@ EVENTS: tuple[Event, ...] = (
     Event("software finishes the checksum for port {a}", ports="a"),
     Event("leaves by port {a}", ports="a"),
     Event("would go to the control process as a packet-in from port {a}", ports="a"),
+    Event("output to port {a}", ports="a"),
+    Event("table {a}: {b}", flows="b"),
+    Event("table {a}: no flow matches"),
+    Event("resubmitted to table {a}"),
+    Event("{b}", operations="b"),
+    Event("group {a}, bucket {b}"),
+    Event("action set"),
 )
 (
     RECEIVED,
@@ -61,6 +70,13 @@ EVENTS: tuple[Event, ...] = (
     CHECKSUMMED,
     SENT,
     PUNTED,
+    OUTPUT,
+    FLOW_MATCH,
+    FLOW_MISS,
+    RESUBMITTED,
+    OPERATION,
+    GROUP_BUCKET,
+    ACTION_SET,
 ) = range(len(EVENTS))
 
 

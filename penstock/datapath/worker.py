@@ -40,7 +40,7 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import append
-from penstock.datapath.stages import reset_depth, run_burst
+from penstock.datapath.stages import forward, reset_depth, run_burst
 from penstock.machine import (
     call1,
     call4,
@@ -168,7 +168,7 @@ def run_packet_out(worker):
             if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
                 append(worker, r.target, packet)
         elif port_at(w.ports + r.port * PORT_BYTES).state == PORT_UP:
-            call4(w.normal, worker, r.port, w.burst, 1)
+            forward(worker, r.port, w.burst, 1)
         call1(w.flush, worker)
         if w.crossed != 0:
             reset_depth(worker)
@@ -281,7 +281,7 @@ def trace_packet(worker, number, packet):
     call4(w.parse, worker, number, w.burst, 1)
     if port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
         return drop(worker, number, INGRESS_DOWN)
-    call4(w.normal, worker, number, w.burst, 1)
+    forward(worker, number, w.burst, 1)
     return call1(w.flush, worker)
 
 

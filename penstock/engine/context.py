@@ -28,6 +28,10 @@ from penstock.datapath.layout import (
     WORKER,
 )
 from penstock.datapath.normal import normal
+from penstock.datapath.pipeline.edits import edit
+from penstock.datapath.pipeline.execute import run_tables
+from penstock.datapath.pipeline.layout import CACHE_WAYS, CACHED_BYTES, EXEC, LINE
+from penstock.datapath.pipeline.stage import run_pipeline
 from penstock.datapath.stages import flush, parse_burst
 from penstock.datapath.transmit import transmit
 from penstock.machine import records
@@ -49,11 +53,27 @@ def make_clone_pool(allocate: Allocate, workers: int) -> int:
     return pool
 
 
+def cache_bytes(sets: int) -> int:
+    """Memory of a flow cache of so many sets of CACHE_WAYS entries."""
+    return sets * (LINE + CACHE_WAYS * CACHED_BYTES)
+
+
+def make_exec(allocate: Allocate, index: int, cache: int, sets: int) -> int:
+    """The address of an EXEC whose flow cache is the zeroed memory at ``cache``; it uses a region once it has one."""
+    address = allocate(EXEC.itemsize)
+    row = records(EXEC, address)[0]
+    row["tags"], row["cached"], row["set_mask"] = cache, cache + sets * LINE, sets - 1
+    row["key"], row["single"] = allocate(KEY_SIZE), allocate(8)
+    row["index"] = index
+    return address
+
+
 def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     """Fill the zeroed WORKER at ``worker``; its record, for the caller to set ports, bridges and the rest."""
     row = records(WORKER, worker)[0]
     row["index"] = index
-    row["parse"], row["normal"] = parse_burst.address, normal.address
+    row["parse"], row["normal"], row["pipeline"] = parse_burst.address, normal.address, run_pipeline.address
+    row["run_tables"], row["edit"] = run_tables.address, edit.address
     row["transmit"], row["flush"] = transmit.address, flush.address
     row["outputs"] = allocate(MAX_PORTS * OUTPUT_BYTES)
     row["dirty"] = allocate(MAX_PORTS * 4)

@@ -15,7 +15,8 @@ from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
-from penstock.engine.tables import NO_PEER, NOT_PATCH, Tables
+from penstock.engine.flow_region import map_region
+from penstock.engine.tables import NO_PEER, NOT_PATCH, OFPORT_LOCAL, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
@@ -50,6 +51,7 @@ class Engine:
         self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
         self.ports: dict[str, OpenPort] = {}
         self.loop = Loop()
+        self._region_fd = -1
         root = self.arena.allocate(SWITCH.itemsize)
         self.arena.header["root"] = root
         records(SWITCH, root)[0] = (
@@ -93,6 +95,7 @@ class Engine:
             "workers": len(self.workers.all),
             "cpus": [worker.cpu for worker in self.workers.all],
             "poll": self._poll,
+            "flow_region": f"/proc/{os.getpid()}/fd/{self._region_fd}" if self._region_fd >= 0 else "",
         }
 
     # Bridges
@@ -135,7 +138,7 @@ class Engine:
             raise EngineFault(f"bridge '{name}' still has ports: {', '.join(left)}; remove them first")
         row = self.tables.bridges[number]
         self.workers.quiesce()
-        row["state"], row["name"] = 0, b""
+        row["state"], row["name"], row["pipeline"] = 0, b"", 0
         for column in ("fdb", "members"):
             self.arena.free(int(row[column]))
         del self.bridges[name]
@@ -197,7 +200,9 @@ class Engine:
 
     def _install(self, opened: OpenPort, bridge: int) -> None:
         port, spec, number = opened.port, opened.spec, opened.number
+        opened.ofport = self._ofport(spec, bridge)
         row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, opened.is_patch)
+        self.tables.set_ofport(number, opened.ofport)
         scratch = [(int(worker.row["tx_scratch"]), int(worker.row["after"])) for worker in self.workers.all]
         opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
         self.ports[spec.name] = opened
@@ -212,6 +217,44 @@ class Engine:
             self.workers.deal(rxq)
         self.workers.publish()
         self._publish_members(bridge, spec.bridge)
+
+    def _ofport(self, spec: PortSpec, bridge: int) -> int:
+        """The OpenFlow number that a port asks for, or one that is free in its bridge."""
+        if spec.kind == "internal" and spec.name == spec.bridge:
+            return OFPORT_LOCAL
+        if spec.ofport is None:
+            return self.tables.free_ofport(bridge)
+        for other in self.ports.values():
+            if other.spec.bridge == spec.bridge and other.ofport == spec.ofport:
+                raise EngineFault(
+                    f"port '{spec.name}': OpenFlow port {spec.ofport} is port '{other.spec.name}' already"
+                )
+        return spec.ofport
+
+    # Flow tables
+
+    def use_flow_region(self, path: str) -> None:
+        """Map the region of flow tables, once: the descriptor that ``path`` (in /proc) leads to."""
+        if self._region_fd >= 0:
+            raise EngineFault("the engine has a region of flow tables already")
+        try:
+            self._region_fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            map_region(self._region_fd)
+        except (OSError, ArenaError) as error:
+            raise EngineFault(f"flow tables at {path} cannot be used: {error}") from error
+        self.workers.use_region()
+
+    def set_pipeline(self, bridge: str, address: int) -> None:
+        """Have a bridge's packets run through a pipeline of the region; 0: NORMAL forwards them."""
+        number, _ = self._bridge(bridge)
+        if address and self._region_fd < 0:
+            raise EngineFault(f"bridge '{bridge}': the engine has no region of flow tables yet")
+        self.tables.bridges[number]["pipeline"] = address
+        self.workers.quiesce()
+
+    def set_port_config(self, name: str, config: int) -> None:
+        """What OpenFlow forbids a port: OFPPC_ bits."""
+        self.tables.ports[self._port(name).number]["of_config"] = config
 
     def _port(self, name: str) -> OpenPort:
         try:

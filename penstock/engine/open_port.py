@@ -26,6 +26,7 @@ class OpenPort:
     number: int
     spec: PortSpec
     port: Port
+    ofport: int = 0
     rxqs: list[int] = field(default_factory=list)
     locks: int = 0
     state: Health = "up"
@@ -56,6 +57,7 @@ class OpenPort:
         return PortState(
             spec=self.spec,
             number=self.number,
+            ofport=self.ofport,
             state=self.state,
             error=self.error,
             mac=self.port.mac,

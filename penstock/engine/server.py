@@ -47,6 +47,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
+    "use_flow_region": lambda engine, request: engine.use_flow_region(request["path"]),
+    "set_pipeline": lambda engine, request: engine.set_pipeline(request["bridge"], request["address"]),
+    "set_port_config": lambda engine, request: engine.set_port_config(request["name"], request["config"]),
     "kick": lambda engine, _request: engine.workers.kick(),
 }
 

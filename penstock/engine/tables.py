@@ -31,6 +31,7 @@ from penstock.ports.spec import BridgeSpec, VlanConfig
 
 NOT_PATCH, NO_PEER = -2, -1
 FDB_ALIGN = 128
+OFPORT_MAX, OFPORT_LOCAL = 0xFEFF, 0xFFFFFFFE
 
 
 class Tables:
@@ -95,13 +96,26 @@ class Tables:
         row["name"] = spec.name.encode()
         row["state"] = 1
 
+    def free_ofport(self, bridge: int) -> int:
+        """The lowest OpenFlow number that no port of the bridge has. Raises LookupError."""
+        here = self.ports[(self.ports["bridge"] == bridge) & (self.ports["name"] != b"")]
+        taken = set(here["ofport"].tolist())
+        for number in range(1, OFPORT_MAX + 1):
+            if number not in taken:
+                return number
+        raise LookupError(f"all {OFPORT_MAX} OpenFlow port numbers are taken")
+
+    def set_ofport(self, number: int, ofport: int) -> None:
+        """Give a port its OpenFlow number."""
+        self.ports[number]["ofport"] = ofport if ofport < 1 << 31 else ofport - (1 << 32)
+        self.ports[number]["key_word"] = int.from_bytes(ofport.to_bytes(4, "big") * 2, "little", signed=True)
+
     def add_port(self, number: int, name: str, bridge: int, vlan: VlanConfig, mtu: int, patch: bool) -> Any:
         """Fill a port's row, still down; the row. Raises ArenaError, and then ``clear_port`` mends what was begun."""
         row = self.ports[number]
         row["name"] = name.encode()
         row["bridge"], row["mtu"], row["capture"] = bridge, mtu, 0
-        row["ofport"] = number
-        row["key_word"] = int.from_bytes(number.to_bytes(4, "big") * 2, "little")
+        row["of_config"] = 0
         row["config"] = self.vlan_config(vlan)
         # One more than there are workers: a tracer is no worker, and has an index.
         row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)

@@ -13,7 +13,7 @@ from penstock.datapath.drops import REASONS
 from penstock.datapath.layout import HEADROOM, MAX_WORKERS, PACKET, WORKER_BYTES
 from penstock.datapath.trace import DROPPED, EVENTS, SENT, STEPS, TRACE
 from penstock.datapath.worker import end_trace, trace_packet
-from penstock.engine.context import make_clone_pool, make_worker
+from penstock.engine.context import cache_bytes, make_clone_pool, make_exec, make_worker
 from penstock.engine.results import TraceOutput, TraceResult
 from penstock.machine import load64, records
 from penstock.packet.fields import KEY_SIZE, describe
@@ -33,6 +33,7 @@ class Tracer:
         row = make_worker(self._allocate, self._worker, MAX_WORKERS, make_clone_pool(self._allocate, 1))
         row["ports"], row["bridges"], row["cycles_hz"] = ports, bridges, cycles_hz
         row["trace"] = self._trace
+        row["exec"] = make_exec(self._allocate, MAX_WORKERS, self._allocate(cache_bytes(1)), 1)
         self._row = row
         self._packet = int(load64(int(row["burst"])))
 

@@ -7,6 +7,7 @@ then returns when no worker can still hold the old pointer, because each has beg
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import select
 import threading
@@ -33,7 +34,8 @@ from penstock.datapath.layout import (
     WORKER_TURNS,
 )
 from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
-from penstock.engine.context import make_clone_pool, make_worker
+from penstock.datapath.pipeline.layout import COUNTER_BYTES, EXEC, FLOWS_MAX, REGION, REGION_BASE
+from penstock.engine.context import cache_bytes, make_clone_pool, make_exec, make_worker
 from penstock.machine import (
     full_fence,
     load_acquire,
@@ -46,11 +48,13 @@ from penstock.machine import (
 )
 from penstock.memory import Arena, record_ring_bytes, record_ring_init
 
-PACKET_IN_BYTES = 1 << 20
+PACKET_IN_BYTES = 4 << 20
+CACHE_SETS = 1 << 15  # of 8 flows: 66 MB for each worker whose bridges have flow tables, taken as it is used
 CAPTURE_BYTES = 1 << 22
 PACKET_OUT_BYTES = 1 << 20
 SPIN_SECONDS = 20e-6  # an idle worker polls so long before it sleeps
 QUIESCE_SECONDS = 5.0
+HUGE_PAGE = 2 << 20
 EPOLL_CTL_ADD, EPOLL_CTL_DEL = 1, 2
 
 
@@ -173,6 +177,7 @@ class Workers:
         pool = make_clone_pool(arena.allocate, count)
         self.packet_out = self._record_ring(PACKET_OUT_BYTES)
         self.all: list[Worker] = []
+        self._caches: list[mmap.mmap] = []
         if not cpus and (count > 1 or poll == "busy"):
             # One adaptive worker is left to the scheduler, which knows better what else runs; others must not collide.
             cpus = sorted(os.sched_getaffinity(0), reverse=True)
@@ -182,6 +187,7 @@ class Workers:
             row["ports"], row["bridges"] = ports, bridges
             row["packet_in"], row["captures"] = self._record_ring(PACKET_IN_BYTES), self._record_ring(CAPTURE_BYTES)
             row["packet_out"] = self.packet_out if index == 0 else 0
+            row["exec"] = make_exec(arena.allocate, index, self._cache(), CACHE_SETS)
             row["cycles_hz"] = self.cycles_hz
             row["poll"] = POLL_BUSY if poll == "busy" else POLL_ADAPTIVE
             row["spin_cycles"] = int(self.cycles_hz * SPIN_SECONDS)
@@ -193,6 +199,21 @@ class Workers:
         ring = self._arena.allocate(record_ring_bytes(size))
         record_ring_init(ring, size)
         return ring
+
+    def _cache(self) -> int:
+        """Memory for a worker's flow cache, which nobody else needs to see; on huge pages if the kernel has some."""
+        memory = mmap.mmap(-1, cache_bytes(CACHE_SETS) + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        self._caches.append(memory)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        return -(-address // HUGE_PAGE) * HUGE_PAGE
+
+    def use_region(self) -> None:
+        """Have workers count in the region of flow tables, which is mapped now."""
+        counters = int(records(REGION, REGION_BASE)[0]["counters"])
+        for worker in self.all:
+            row = records(EXEC, int(worker.row["exec"]))[0]
+            row["counters"] = counters + int(row["index"]) * FLOWS_MAX * COUNTER_BYTES
 
     def stop(self) -> None:
         """End all workers."""

@@ -52,6 +52,17 @@ def free_huge_bytes() -> int:
     return (free - reserved) * HUGE_PAGE
 
 
+def map_at(base: int, size: int, fd: int) -> None:
+    """Map the memory behind ``fd`` at a fixed address. Raises ArenaError."""
+    flags = mmap.MAP_SHARED | MAP_FIXED_NOREPLACE
+    if _LIBC.mmap(base, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0) != base:
+        errno = ctypes.get_errno()
+        raise ArenaError(
+            f"{size >> 20} MB of shared memory cannot be mapped at {base:#x}: {os.strerror(errno)}"
+            + (" (this process has such memory already)" if errno == 17 else "")
+        )
+
+
 class Arena:
     """A mapped arena. ``create`` makes and owns one; ``attach`` maps one made by another process."""
 
@@ -95,15 +106,11 @@ class Arena:
         return arena
 
     def _map(self) -> None:
-        flags = mmap.MAP_SHARED | MAP_FIXED_NOREPLACE
-        address = _LIBC.mmap(ARENA_BASE, self.size, mmap.PROT_READ | mmap.PROT_WRITE, flags, self.fd, 0)
-        if address != ARENA_BASE:
-            errno = ctypes.get_errno()
+        try:
+            map_at(ARENA_BASE, self.size, self.fd)
+        except ArenaError:
             os.close(self.fd)
-            raise ArenaError(
-                f"arena of {self.size >> 20} MB cannot be mapped at {ARENA_BASE:#x}: {os.strerror(errno)}"
-                + (" (this process has an arena already)" if errno == 17 else "")
-            )
+            raise
 
     def close(self) -> None:
         """Unmap and close. Nothing that views this memory may be used afterwards."""

@@ -70,6 +70,7 @@ class PortSpec:
     options: dict[str, Any] = field(default_factory=dict)
     vlan: VlanConfig = VlanConfig()
     mtu: Annotated[int, Ge(68)] | None = None
+    ofport: Annotated[int, Interval(ge=1, le=0xFEFF)] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,6 +80,7 @@ class PortSpec:
             "options": dict(self.options),
             "vlan": self.vlan.to_json(),
             "mtu": self.mtu,
+            "ofport": self.ofport,
         }
 
     @classmethod
@@ -92,6 +94,7 @@ class PortState:
 
     spec: PortSpec
     number: int
+    ofport: int
     state: Literal["up", "down", "error"]
     error: str
     mac: str

@@ -88,6 +88,7 @@ class FakeEngine:
         return {
             name: PortState(
                 spec=spec,
+                ofport=1,
                 number=index,
                 state="error" if name in broken else "up",
                 error=f"device {name} is gone" if name in broken else "",

@@ -50,7 +50,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("POP_QUEUE", 1, ""),
     Operation("RESUBMIT", 1, "a: table; b: OpenFlow port that in_port is meanwhile, 0 the present one"),
     Operation("GOTO", 1, "a: table; ends this program"),
-    Operation("WRITE", 0, "then operations for the action set"),
+    Operation("WRITE", 1, "b: words of the operations behind it, which go to the action set; an END is the last"),
     Operation("CLEAR", 1, "empty the action set"),
     Operation("PUSH", 3, "push bits on the stack; words: source bit, number of bits"),
     Operation("POP", 4, "pop bits off the stack; a: SET_ kind; words: destination bit, number of bits, 0"),
@@ -58,7 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("MULTIPATH", 2, "word: address of the MULTIPATH"),
     Operation("BUNDLE", 2, "word: address of the BUNDLE"),
     Operation("EXIT", 1, "no more actions, not even of outer tables"),
-    Operation("CLONE", 0, "operations on a copy that is undone afterwards"),
+    Operation("CLONE", 1, "b: words of the operations behind it, which work on a copy; an END is the last"),
 )  # fmt: skip
 NAMES = [each.name for each in OPERATIONS]
 (

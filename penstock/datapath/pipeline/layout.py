@@ -1,0 +1,287 @@
+"""The structs of the pipeline: the region that holds flow tables, and what workers read and count in it.
+
+The region is a memfd mapped at REGION_BASE in control and engine alike, so addresses in it mean the same in both.
+Who writes: the control process everything but the COUNTERs and TABLE_COUNTERs, each of which belongs to one worker.
+Workers take no lock. What they follow is published by the store of one pointer or of ``PIPELINE.version``, and is freed
+after every worker has begun a turn since (a quiet point).
+
+A FLOW is visible to packets of versions ``added`` <= version < ``removed``. All changes of one flow-mod, or of one
+bundle, get the same next version and are seen together when the version is published. FLOW.words, as many as its
+SUBTABLE has, are the words of its match, masked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.datapath.layout import BURST, MAX_BRIDGES, MAX_WORKERS
+from penstock.machine import offset, view
+
+REGION_BASE = 0x28_0000_0000
+REGION_BYTES = 24 << 30  # of address space; memory is taken as it is used
+REGION_MAGIC = 0x50454E464C4F5753
+FLOWS_MAX = 1 << 22
+TABLES = 255  # 0 to 254
+FOREVER = (1 << 63) - 1
+WORDS_MAX = 32  # words of a flow key
+PORT_MAP = 0x10000  # OpenFlow ports below are looked up in a map
+SIZE_CLASSES = 64
+LINE = 64
+
+REGION = np.dtype(
+    [
+        ("magic", "i8"),
+        ("next", "i8"),  # free memory begins here
+        ("end", "i8"),
+        ("busy", "i8"),  # 1 while control changes what a killed control would leave half done
+        ("flows", "i8"),  # FLOWS_MAX addresses of FLOWs by id; 0: the id is free. What is not listed here is no flow.
+        ("ids", "i8"),  # ids below were in use once
+        ("free_id", "i8"),  # list of free ids, linked through ``flows`` (as -1 - next); -1: none
+        ("flow_count", "i8"),
+        ("counters", "i8"),  # MAX_WORKERS + 1 arrays of FLOWS_MAX COUNTERs
+        ("used", "i8"),  # bytes in use
+        ("pipelines", "i8", MAX_BRIDGES),  # by the control's bridge slot; 0: free
+        ("free", "i8", SIZE_CLASSES),  # lists of freed blocks by size class
+    ],
+    align=True,
+)
+REGION_FREE, REGION_PIPELINES = offset(REGION, "free"), offset(REGION, "pipelines")
+
+COUNTER = np.dtype(
+    [("packets", "i8"), ("bytes", "i8"), ("used", "i8"), ("pad", "i8")], align=True
+)  # used: CLOCK_MONOTONIC, s
+COUNTER_BYTES = COUNTER.itemsize
+TABLE_COUNTER = np.dtype([("lookups", "i8"), ("matched", "i8")], align=True)
+TABLE_COUNTER_BYTES = TABLE_COUNTER.itemsize
+
+MISS_DROP, MISS_CONTROLLER, MISS_CONTINUE = range(3)
+WORD = np.dtype([("offset", "i8"), ("mask", "i8")], align=True)
+WORD_BYTES = WORD.itemsize
+
+PIPELINE = np.dtype(
+    [
+        ("version", "i8"),
+        ("normal", "i8"),  # id + 1 of the flow that has every packet forwarded by NORMAL, when that is all there is
+        ("cacheable", "i8"),  # 0 when packets depend on more than the cache can hold
+        ("words", "i8"),  # address of KEY_WORDS: what of a key the cache compares
+        ("local", "i8"),  # engine's number of the port LOCAL; 0: there is none
+        ("ports", "i8"),  # PORT_MAP engine port numbers, u2, by OpenFlow number; 0: no such port
+        ("table_counters", "i8"),  # MAX_WORKERS + 1 times TABLES TABLE_COUNTERs
+        ("frags", "i8"),  # handling of IP fragments: FRAG_
+        ("miss_len", "i8"),  # bytes of a packet sent to controllers on a miss
+        ("bridge", "i8"),  # engine's number of the bridge
+        ("pad", "i8", 6),
+        ("name", "S64"),
+        ("tables", "i8", TABLES + 1),  # addresses of TABLEs; 0: empty
+    ],
+    align=True,
+)
+PIPELINE_VERSION, PIPELINE_WORDS = offset(PIPELINE, "version"), offset(PIPELINE, "words")
+PIPELINE_TABLES = offset(PIPELINE, "tables")
+# Replaced as a whole: by more words before the version that needs them is published, by fewer a quiet point after.
+KEY_WORDS = np.dtype([("count", "i8"), ("pad", "i8"), ("words", WORD, WORDS_MAX)], align=True)
+KEY_WORDS_AT = offset(KEY_WORDS, "words")
+FRAG_NORMAL, FRAG_DROP, FRAG_REASM, FRAG_NX_MATCH = range(4)
+
+TABLE = np.dtype(
+    [("list", "i8"), ("miss", "i8"), ("count", "i8"), ("conjunctions", "i8"), ("pad", "i8", 4)], align=True
+)
+TABLE_LIST = offset(TABLE, "list")
+SUBTABLES_MAX = 1024
+# Subtables in the order of their highest priority. Replaced as a whole.
+SUBTABLE_LIST = np.dtype(
+    [("count", "i8"), ("items", [("priority", "i8"), ("subtable", "i8")], SUBTABLES_MAX)], align=True
+)
+LIST_ITEMS, LIST_ITEM_BYTES = offset(SUBTABLE_LIST, "items"), 16
+
+SUBTABLE = np.dtype(
+    [
+        ("buckets", "i8"),  # address of a BUCKETS header with its buckets behind it
+        ("word_count", "i8"),
+        ("count", "i8"),  # flows
+        ("priority", "i8"),  # the highest of its flows, or more
+        ("pad", "i8", 4),
+        ("words", WORD, WORDS_MAX),
+    ],
+    align=True,
+)
+SUBTABLE_WORDS = offset(SUBTABLE, "words")
+# A bucket is a cache line of 8 slots. A slot is the address of a FLOW, the first of its match, with 16 bits of the
+# match's hash above; 0 is free. A flow whose bucket is full lies in the other half of the same 128 bytes.
+BUCKETS = np.dtype([("mask", "i8"), ("spilled", "i8"), ("pad", "i8", 14)], align=True)
+BUCKETS_HEADER = BUCKETS.itemsize
+SLOTS, BUCKET_BYTES = 8, 64
+ADDRESS_MASK = (1 << 48) - 1
+
+FLOW = np.dtype(
+    [
+        ("next", "i8"),  # same match, same or lower priority
+        ("added", "i8"),
+        ("removed", "i8"),
+        ("program", "i8"),  # address of a PROGRAM
+        ("priority", "i4"),
+        ("id", "i4"),  # of its counters and of its place in REGION.flows
+        ("subtable", "i8"),
+        ("hash", "i8"),
+        ("cookie", "i8"),
+        ("pipeline", "i8"),
+        ("created", "i8"),  # CLOCK_MONOTONIC, nanoseconds
+        ("modified", "i8"),
+        ("idle", "u2"),  # seconds; 0: none
+        ("hard", "u2"),
+        ("flags", "u2"),
+        ("importance", "u2"),
+        ("table", "i4"),
+        ("words", "i4"),
+        ("kind", "i4"),  # PROGRAM_ and port of its program, for those that take no interpreter
+        ("reset", "i4"),  # 1: listed anew with counters from zero
+        ("port", "i8"),
+    ],
+    align=True,
+)
+FLOW_BYTES = FLOW.itemsize
+FLOW_ADDED, FLOW_REMOVED, FLOW_PROGRAM = offset(FLOW, "added"), offset(FLOW, "removed"), offset(FLOW, "program")
+
+# Operations follow, then ``source_bytes`` of the instructions as OpenFlow 1.3 writes them, from which they were made.
+PROGRAM = np.dtype(
+    [
+        ("references", "i8"),  # flows that name it: the control's
+        ("operations", "i8"),  # bytes of operations
+        ("source_bytes", "i8"),
+        ("kind", "i8"),  # PROGRAM_
+        ("port", "i8"),  # of PROGRAM_OUTPUT: OpenFlow number
+        ("pad", "i8", 3),
+    ],
+    align=True,
+)
+PROGRAM_OPERATIONS = PROGRAM.itemsize
+PROGRAM_ANY, PROGRAM_DROP, PROGRAM_OUTPUT, PROGRAM_NORMAL = range(4)
+
+# The flow cache of a worker: sets of 8 tags, a cache line each, and a CACHED for each tag. A tag is the key's hash in
+# the upper half and the version in the lower; 0 is free.
+CACHE_WORDS, CACHE_STEPS, CACHE_WAYS = 16, 8, 8
+CACHED = np.dtype(
+    [
+        ("version", "i8"),
+        ("pipeline", "i8"),
+        ("count", "i8"),
+        ("key_words", "i8"),  # KEY_WORDS that ``words`` are of
+        ("steps", "i8", 4),
+        ("words", "i8", CACHE_WORDS),
+        ("more_steps", "i8", CACHE_STEPS - 4),
+        ("pad1", "i8", 4),
+    ],
+    align=True,
+)
+CACHED_BYTES = CACHED.itemsize
+CACHED_STEPS, CACHED_WORDS, CACHED_MORE = (offset(CACHED, name) for name in ("steps", "words", "more_steps"))
+assert CACHED_BYTES == 256
+
+# A step is one lookup of a packet's way: the FLOW (in cache lines from REGION_BASE; 0: a miss) in bits 0..31, its id
+# in bits 32..55, the table in bits 56..63.
+STEP_ID, STEP_TABLE = 32, 56
+
+# What a GROUP's buckets are; replaced as a whole.
+GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
+GROUP = np.dtype(
+    [("buckets", "i8"), ("kind", "i8"), ("id", "i8"), ("number", "i8"), ("pipeline", "i8"), ("created", "i8"),
+     ("source", "i8"), ("source_bytes", "i8")], align=True)  # fmt: skip
+GROUP_BUCKETS = np.dtype([("count", "i8"), ("pad", "i8", 7)], align=True)
+BUCKET = np.dtype(
+    [
+        ("program", "i8"),
+        ("weight", "i8"),
+        ("watch_port", "i8"),  # OpenFlow number; 0xffffffff: none
+        ("watch_group", "i8"),  # address of a GROUP; 0: none
+        ("id", "i8"),  # of its counters
+        ("number", "i8"),
+    ],
+    align=True,
+)
+BUCKETS_AT, BUCKET_ITEM = GROUP_BUCKETS.itemsize, BUCKET.itemsize
+
+region_at = view(REGION)
+counter_at = view(COUNTER)
+table_counter_at = view(TABLE_COUNTER)
+word_at = view(WORD)
+pipeline_at = view(PIPELINE)
+key_words_at = view(KEY_WORDS)
+table_at = view(TABLE)
+subtable_list_at = view(SUBTABLE_LIST)
+subtable_at = view(SUBTABLE)
+buckets_at = view(BUCKETS)
+flow_at = view(FLOW)
+program_at = view(PROGRAM)
+cached_at = view(CACHED)
+group_at = view(GROUP)
+group_buckets_at = view(GROUP_BUCKETS)
+group_bucket_at = view(BUCKET)
+WORKERS = MAX_WORKERS + 1  # a tracer counts apart
+
+# A worker's own state while it runs a pipeline; see ``execute``.
+FRAMES_MAX, SET_WORDS_MAX, TRAIL_MAX, STACK_MAX = 64, 256, 16, 64
+FRAME = np.dtype(
+    [
+        ("pc", "i8"),  # address of the next operation
+        ("kind", "i8"),  # FRAME_
+        ("packet", "i8"),  # that is worked on again afterwards
+        ("value", "i8"),
+        ("flow", "i8"),  # that the program belongs to; 0: a miss, or the action set
+    ],
+    align=True,
+)
+FRAME_BYTES = FRAME.itemsize
+EXEC = np.dtype(
+    [
+        ("tags", "i8"),
+        ("cached", "i8"),
+        ("set_mask", "i8"),  # number of sets less one
+        ("index", "i8"),  # of its COUNTERs
+        ("counters", "i8"),  # of this worker
+        ("pipeline", "i8"),
+        ("version", "i8"),
+        ("number", "i8"),  # engine's number of the port that the packet came in by
+        ("packet", "i8"),
+        ("octets", "i8"),
+        ("mode", "i8"),  # of lookups
+        ("count", "i8"),  # steps recorded, or to be replayed
+        ("position", "i8"),
+        ("depth", "i8"),  # frames in use
+        ("resubmits", "i8"),
+        ("pending", "i8"),  # OpenFlow port that waits for the packet as it is; PORT_ANY: none
+        ("form", "i8"),  # a copy of the packet as it is
+        ("outputs", "i8"),
+        ("set_count", "i8"),  # words of the action set's SETs
+        ("isolated", "i8"),  # copies within copies that are worked on
+        ("slots_used", "i8"),  # bit by place
+        ("reason", "i8"),  # why it is dropped when nothing is sent
+        ("stack_count", "i8"),
+        ("normal_count", "i8"),
+        ("hits", "i8"),
+        ("misses", "i8"),
+        ("single", "i8"),  # address of one packet
+        ("queue", "i8"),
+        ("zero", "i8"),  # an END to go on at
+        ("key", "i8"),  # KEY_SIZE bytes
+        ("key_words", "i8"),
+        ("word_count", "i8"),
+        ("pad", "i8"),
+        ("steps", "i8", TRAIL_MAX),
+        ("slots", "i8", 16),  # the action set: addresses of operations by their place in its order
+        ("sets", "i8", SET_WORDS_MAX),
+        ("program", "i8", SET_WORDS_MAX + 64),  # of the action set, as it is run
+        ("frames", FRAME, FRAMES_MAX),
+        ("stack", "i8", 2 * STACK_MAX),
+        ("normals", "i8", BURST),  # packets that wait for NORMAL
+        ("hashes", "i8", BURST),
+        ("entries", "i8", BURST),  # addresses of CACHEDs
+    ],
+    align=True,
+)
+exec_at = view(EXEC)
+frame_at = view(FRAME)
+EXEC_ZERO = offset(EXEC, "zero")
+EXEC_STEPS, EXEC_SLOTS, EXEC_SETS, EXEC_PROGRAM, EXEC_FRAMES, EXEC_STACK, EXEC_NORMALS, EXEC_HASHES, EXEC_ENTRIES = (
+    offset(EXEC, name)
+    for name in ("steps", "slots", "sets", "program", "frames", "stack", "normals", "hashes", "entries")
+)

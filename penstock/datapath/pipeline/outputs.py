@@ -1,0 +1,230 @@
+"""Where packets leave a pipeline: ports, reserved ports, controllers.
+
+An output waits (``EXEC.pending``) until it is known whether the packet is changed or sent again: only then a copy is
+made, and the last output takes the packet itself. Outputs of the same form share one copy, but each patch port gets its
+own, for what lies behind it may change it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock.datapath.clones import clone, drop
+from penstock.datapath.drops import NO_SUCH_PORT, OUTPUT_TO_IN_PORT
+from penstock.datapath.fragments import copy_packet
+from penstock.datapath.layout import (
+    BRIDGE_BYTES,
+    MEMBER_PORTS,
+    PORT_BYTES,
+    PORT_UP,
+    bridge_at,
+    members_at,
+    packet_at,
+    port_at,
+    worker_at,
+)
+from penstock.datapath.output import append
+from penstock.datapath.pipeline.layout import PORT_MAP, exec_at, flow_at, pipeline_at
+from penstock.datapath.pipeline.program import (
+    PORT_ALL,
+    PORT_ANY,
+    PORT_CONTROLLER,
+    PORT_FLOOD,
+    PORT_IN_PORT,
+    PORT_LOCAL,
+    PORT_NORMAL,
+)
+from penstock.datapath.trace import OUTPUT, PUNTED, note
+from penstock.machine import call4, copy, kernel, load16, load32, load32be, monotonic_ns, store64, view
+from penstock.memory import record_commit, record_reserve
+from penstock.packet.fields import KEY_SIZE, key_offset
+
+NONE = PORT_ANY
+IN_PORT = key_offset("in_port")
+NO_FLOOD = 1 << 4  # ofp_port_config: bits of PORT.of_config
+NO_PACKET_IN = 1 << 6
+NO_FWD = 1 << 5
+NO_RECV = 1 << 2
+
+REASON_NO_MATCH, REASON_ACTION, REASON_INVALID_TTL, REASON_ACTION_SET, REASON_GROUP, REASON_PACKET_OUT = range(6)
+# A packet for controllers; ``length`` of its bytes follow.
+PACKET_IN = np.dtype(
+    [
+        ("time_ns", "i8"),  # Unix epoch
+        ("pipeline", "i8"),  # 0: a frame for a reserved group address that NORMAL met
+        ("port", "i4"),  # engine's number
+        ("reason", "i4"),
+        ("table", "i4"),
+        ("controller", "i4"),
+        ("cookie", "i8"),
+        ("user_data", "i8"),  # address of the operation's
+        ("max_len", "i4"),
+        ("wire_length", "i4"),
+        ("length", "i8"),
+        ("key", "u1", KEY_SIZE),
+    ],
+    align=True,
+)
+packet_in_at = view(PACKET_IN)
+PACKET_IN_BYTES = PACKET_IN.itemsize
+PACKET_IN_KEY = PACKET_IN_BYTES - KEY_SIZE
+WHOLE = 0xFFFF
+
+
+@kernel
+def packet_in(worker, x, flow, reason, controller, max_len, user_data):
+    """Hand the packet to the control process for a controller: 1, or 0 when there was no room."""
+    w = worker_at(worker)
+    e = exec_at(x)
+    p = packet_at(e.packet)
+    if w.trace != 0:
+        return note(w.trace, PUNTED, e.number, reason)
+    if port_at(w.ports + e.number * PORT_BYTES).of_config & NO_PACKET_IN != 0 and reason == REASON_NO_MATCH:
+        return 0
+    length = p.head_len + p.tail_len
+    kept = length if length < WHOLE else WHOLE
+    record = record_reserve(w.packet_in, PACKET_IN_BYTES + kept)
+    if record == 0:
+        return 0
+    r = packet_in_at(record)
+    r.time_ns = monotonic_ns() + w.unix_offset
+    r.pipeline = e.pipeline
+    r.port = e.number
+    r.reason = reason
+    r.table = 0
+    r.cookie = -1
+    if flow != 0:
+        r.table = flow_at(flow).table
+        r.cookie = flow_at(flow).cookie
+    r.controller = controller
+    r.user_data = user_data
+    r.max_len = max_len
+    r.wire_length = length
+    r.length = kept
+    copy(record + PACKET_IN_KEY, p.key, KEY_SIZE)
+    copy_packet(record + PACKET_IN_BYTES, e.packet, kept)
+    record_commit(w.packet_in)
+    return 1
+
+
+@kernel
+def shared_form(worker, x, number):
+    """The copy of the packet as it is, made when first asked for; 0 when there is no buffer for it."""
+    e = exec_at(x)
+    if e.form == 0:
+        e.form = clone(worker, number, e.packet)
+    return e.form
+
+
+@kernel
+def send_to_port(worker, x, number, last):
+    """Queue the packet for a port by its engine number: itself if this is the ``last`` use of it, else a copy."""
+    w = worker_at(worker)
+    port = port_at(w.ports + number * PORT_BYTES)
+    if port.of_config & NO_FWD != 0:
+        return drop(worker, exec_at(x).number, NO_SUCH_PORT)
+    packet = exec_at(x).packet
+    if last == 0:
+        if port.peer >= -1:
+            packet = clone(worker, number, packet)
+        else:
+            packet = shared_form(worker, x, number)
+        if packet == 0:
+            return 0
+    if w.trace != 0:
+        note(w.trace, OUTPUT, number, 0)
+    return append(worker, number, packet)
+
+
+@kernel
+def send_to_all(worker, x, flood):
+    """Queue copies for every other port of the bridge, with ``flood`` those only that do not refuse flooding."""
+    w = worker_at(worker)
+    e = exec_at(x)
+    own = port_at(w.ports + e.number * PORT_BYTES)
+    members = bridge_at(w.bridges + own.bridge * BRIDGE_BYTES).members
+    for i in range(members_at(members).count):
+        other = load32(members + MEMBER_PORTS + i * 4)
+        port = port_at(w.ports + other * PORT_BYTES)
+        if other == e.number or port.state != PORT_UP or (flood == 1 and port.of_config & NO_FLOOD != 0):
+            continue
+        send_to_port(worker, x, other, 0)
+    return 0
+
+
+@kernel
+def send_normal(worker, x, last):
+    """Have the packet forwarded as a learning switch does, from the port it came in by."""
+    w = worker_at(worker)
+    e = exec_at(x)
+    packet = e.packet
+    if last == 0:
+        packet = clone(worker, e.number, packet)
+        if packet == 0:
+            return 0
+    store64(e.single, packet)
+    return call4(w.normal, worker, e.number, e.single, 1)
+
+
+@kernel
+def engine_number(pipeline, port):
+    """The engine's number of an OpenFlow port that is no reserved one but LOCAL; 0: there is none."""
+    q = pipeline_at(pipeline)
+    if port < PORT_MAP:
+        return load16(q.ports + port * 2)
+    if port == PORT_LOCAL:
+        return q.local
+    return 0
+
+
+@kernel
+def send(worker, x, port, last):
+    """Carry out one output."""
+    e = exec_at(x)
+    if port == PORT_NORMAL:
+        return send_normal(worker, x, last)
+    if port == PORT_FLOOD or port == PORT_ALL:
+        return send_to_all(worker, x, int(port == PORT_FLOOD))
+    if port == PORT_IN_PORT:
+        return send_to_port(worker, x, e.number, last)
+    if port == load32be(packet_at(e.packet).key + IN_PORT):
+        return drop(worker, e.number, OUTPUT_TO_IN_PORT)
+    number = engine_number(e.pipeline, port)
+    if number == 0:
+        return drop(worker, e.number, NO_SUCH_PORT)
+    return send_to_port(worker, x, number, last)
+
+
+@kernel
+def settle(worker, x):
+    """Carry out the output that waits, before the packet is changed."""
+    e = exec_at(x)
+    if e.pending != NONE:
+        send(worker, x, e.pending, 0)
+        e.pending = NONE
+    e.form = 0
+    return 0
+
+
+@kernel
+def output(worker, x, port):
+    """Have the packet as it is leave by a port."""
+    e = exec_at(x)
+    e.outputs += 1
+    if port == PORT_CONTROLLER:
+        return packet_in(worker, x, 0, REASON_ACTION, 0, WHOLE, 0)
+    if e.pending != NONE:
+        send(worker, x, e.pending, 0)
+    e.pending = port
+    return 0
+
+
+@kernel
+def finish_output(worker, x):
+    """Carry out the output that waits with the packet itself: nothing more is done with it."""
+    e = exec_at(x)
+    if e.pending != NONE:
+        send(worker, x, e.pending, 1)
+        e.pending = NONE
+    e.form = 0
+    return 0

@@ -1,0 +1,308 @@
+"""A burst through the pipeline of its bridge, most of it by the flow cache.
+
+The cache of a worker is exact match on what the bridge's flows look at of a packet's key (``PIPELINE.words``). An
+entry keeps the steps, so counters stay exact and programs run from the flows themselves; it is of one version, so a
+change of any flow makes all entries old and packets are looked up again, at the price of a new flow. Each pass over
+the burst fetches what the next one reads.
+"""
+
+from __future__ import annotations
+
+from penstock.datapath.clones import drop
+from penstock.datapath.drops import FLOW_DROP, FRAGMENT_DROP, NOT_RECEIVED
+from penstock.datapath.layout import BRIDGE_BYTES, PORT_BYTES, bridge_at, packet_at, port_at, worker_at
+from penstock.datapath.output import append
+from penstock.datapath.pipeline.classifier import hash_key
+from penstock.datapath.pipeline.execute import begin
+from penstock.datapath.pipeline.layout import (
+    CACHE_STEPS,
+    CACHE_WAYS,
+    CACHED_BYTES,
+    CACHED_MORE,
+    CACHED_STEPS,
+    CACHED_WORDS,
+    COUNTER_BYTES,
+    EXEC_ENTRIES,
+    EXEC_HASHES,
+    EXEC_NORMALS,
+    EXEC_STEPS,
+    FRAG_DROP,
+    KEY_WORDS_AT,
+    LINE,
+    PIPELINE_WORDS,
+    PROGRAM_DROP,
+    PROGRAM_NORMAL,
+    PROGRAM_OUTPUT,
+    WORD_BYTES,
+    cached_at,
+    exec_at,
+    flow_at,
+    key_words_at,
+    pipeline_at,
+    word_at,
+)
+from penstock.datapath.pipeline.lookup import RECORD, REPLAY, SEARCH, count_flow, count_lookup, step_flow, step_id
+from penstock.datapath.pipeline.outputs import IN_PORT, NO_RECV, engine_number, send
+from penstock.machine import (
+    call2,
+    call4,
+    copy,
+    entry,
+    fill,
+    inlined,
+    kernel,
+    load8,
+    load32be,
+    load64,
+    load_acquire,
+    prefetch,
+    shr,
+    store64,
+)
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, key_offset
+
+FRAG = key_offset("ip_frag")
+IN_USE = 4  # steps in the first line of a CACHED
+PORT_MAP_MAX = 0xFFFF
+
+
+@inlined
+def tag_of(value, version):
+    """The tag of a hash in a version."""
+    return value << 32 | version & 0xFFFFFFFF
+
+
+@inlined
+def tags_at(x, value):
+    """The set of tags that a hash names."""
+    e = exec_at(x)
+    return e.tags + (value & e.set_mask) * LINE
+
+
+@inlined
+def entry_of(x, tag):
+    """The CACHED of a tag, by the tag's place."""
+    e = exec_at(x)
+    return e.cached + shr(tag - e.tags, 3) * CACHED_BYTES
+
+
+@inlined
+def find_tag(tags, tag):
+    """The place of a tag in its set; 0 when it is not there."""
+    found = 0
+    for i in range(CACHE_WAYS):
+        if load64(tags + i * 8) == tag:
+            found = tags + i * 8
+    return found
+
+
+@inlined
+def is_entry_of(x, entry, key):
+    """Whether a CACHED holds the steps of packets with this key."""
+    c = cached_at(entry)
+    e = exec_at(x)
+    words = e.key_words + KEY_WORDS_AT
+    differs = (c.version ^ e.version) | (c.pipeline ^ e.pipeline) | (c.key_words ^ e.key_words)
+    for i in range(e.word_count):
+        w = word_at(words + i * WORD_BYTES)
+        differs |= load64(key + w.offset) & w.mask ^ load64(entry + CACHED_WORDS + i * 8)
+    return int(differs == 0)
+
+
+@kernel
+def keep(x, value, key):
+    """Put the recorded steps in the cache."""
+    e = exec_at(x)
+    words = e.key_words + KEY_WORDS_AT
+    tags = tags_at(x, value)
+    tag = tag_of(value, e.version)
+    place = find_tag(tags, tag)
+    if place == 0:
+        place = tags + (e.misses & CACHE_WAYS - 1) * 8
+        for i in range(CACHE_WAYS):
+            if (load64(tags + i * 8) ^ e.version) & 0xFFFFFFFF != 0:
+                place = tags + i * 8
+                break
+    entry = entry_of(x, place)
+    c = cached_at(entry)
+    c.version = e.version
+    c.pipeline = e.pipeline
+    c.key_words = e.key_words
+    c.count = e.count
+    for i in range(e.count):
+        step = load64(x + EXEC_STEPS + i * 8)
+        store64(entry + (CACHED_STEPS + i * 8 if i < IN_USE else CACHED_MORE + (i - IN_USE) * 8), step)
+    for i in range(e.word_count):
+        w = word_at(words + i * WORD_BYTES)
+        store64(entry + CACHED_WORDS + i * 8, load64(key + w.offset) & w.mask)
+    store64(place, tag)
+    return 0
+
+
+@kernel
+def run_new(worker, x, packet, value):
+    """A packet of a flow that the cache does not know: search, run, and keep the way it went."""
+    e = exec_at(x)
+    p = packet_at(packet)
+    e.misses += 1
+    e.mode = RECORD
+    e.count = 0
+    begin(x, packet, p.head_len + p.tail_len)
+    if pipeline_at(e.pipeline).cacheable == 0 or worker_at(worker).trace != 0:
+        e.mode = SEARCH
+        return call2(worker_at(worker).run_tables, worker, x)
+    # The key changes on the way and is kept as it was.
+    copy(e.key, p.key, KEY_SIZE)
+    call2(worker_at(worker).run_tables, worker, x)
+    if e.mode == RECORD and e.count <= CACHE_STEPS:
+        keep(x, value, e.key)
+    return 0
+
+
+@kernel
+def run_known(worker, x, packet, entry):
+    """A packet that goes the way of another, by the interpreter."""
+    e = exec_at(x)
+    p = packet_at(packet)
+    c = cached_at(entry)
+    e.mode = REPLAY
+    e.count = c.count
+    copy(x + EXEC_STEPS, entry + CACHED_STEPS, IN_USE * 8)
+    if c.count > IN_USE:
+        copy(x + EXEC_STEPS + IN_USE * 8, entry + CACHED_MORE, (CACHE_STEPS - IN_USE) * 8)
+    begin(x, packet, p.head_len + p.tail_len)
+    return call2(worker_at(worker).run_tables, worker, x)
+
+
+@inlined
+def send_simply(worker, x, packet, port):
+    """The one output of a flow that does nothing else."""
+    e = exec_at(x)
+    w = worker_at(worker)
+    if port < PORT_MAP_MAX and port != load32be(packet_at(packet).key + IN_PORT):
+        number = engine_number(e.pipeline, port)
+        if number != 0 and port_at(w.ports + number * PORT_BYTES).of_config == 0 and w.trace == 0:
+            return append(worker, number, packet)
+    p = packet_at(packet)
+    begin(x, packet, p.head_len + p.tail_len)
+    return send(worker, x, port, 1)
+
+
+@inlined
+def run_entry(worker, x, packet, entry):
+    """A packet whose CACHED was found."""
+    e = exec_at(x)
+    step = load64(entry + CACHED_STEPS)
+    flow = step_flow(step)
+    if cached_at(entry).count == 1 and flow != 0:
+        f = flow_at(flow)
+        kind = f.kind
+        if kind == PROGRAM_OUTPUT or kind == PROGRAM_DROP or kind == PROGRAM_NORMAL:
+            p = packet_at(packet)
+            count_flow(e.counters, step_id(step), 1, p.head_len + p.tail_len, worker_at(worker).now)
+            count_lookup(worker, e.pipeline, f.table, 1)
+            if kind == PROGRAM_OUTPUT:
+                return send_simply(worker, x, packet, f.port)
+            if kind == PROGRAM_DROP:
+                return drop(worker, e.number, FLOW_DROP)
+            store64(x + EXEC_NORMALS + e.normal_count * 8, packet)
+            e.normal_count += 1
+            return 0
+    return run_known(worker, x, packet, entry)
+
+
+@kernel
+def run_normals(worker, x):
+    """Have NORMAL forward what was collected for it."""
+    e = exec_at(x)
+    count = e.normal_count
+    e.normal_count = 0
+    if count > 0:
+        call4(worker_at(worker).normal, worker, e.number, x + EXEC_NORMALS, count)
+    return 0
+
+
+@inlined
+def admit(worker, x, packets, count):
+    """The packets of a burst that the port and the handling of fragments let in: how many, moved to the front."""
+    e = exec_at(x)
+    w = worker_at(worker)
+    config = port_at(w.ports + e.number * PORT_BYTES).of_config
+    frags = pipeline_at(e.pipeline).frags
+    if config & NO_RECV == 0 and frags != FRAG_DROP:
+        return count
+    kept = 0
+    for i in range(count):
+        packet = load64(packets + i * 8)
+        if config & NO_RECV != 0:
+            drop(worker, e.number, NOT_RECEIVED)
+        elif load8(packet_at(packet).key + FRAG) != 0:
+            drop(worker, e.number, FRAGMENT_DROP)
+        else:
+            store64(packets + kept * 8, packet)
+            kept += 1
+    return kept
+
+
+@kernel
+def run_all_normal(worker, x, packets, count, number):
+    """A bridge whose only flow has everything forwarded by NORMAL."""
+    e = exec_at(x)
+    w = worker_at(worker)
+    octets = 0
+    for i in range(count):
+        p = packet_at(load64(packets + i * 8))
+        octets += p.head_len + p.tail_len
+    if w.trace == 0:
+        count_flow(e.counters, number, count, octets, w.now)
+    return call4(w.normal, worker, e.number, packets, count)
+
+
+@entry("int64(int64, int64, int64, int64)")
+def run_pipeline(worker, number, packets, count):
+    """Run the pipeline for ``count`` parsed packets that came in by one port of a bridge that has one."""
+    w = worker_at(worker)
+    x = w.exec
+    e = exec_at(x)
+    pipeline = bridge_at(w.bridges + port_at(w.ports + number * PORT_BYTES).bridge * BRIDGE_BYTES).pipeline
+    q = pipeline_at(pipeline)
+    e.pipeline = pipeline
+    e.number = number
+    e.version = load_acquire(pipeline)
+    count = admit(worker, x, packets, count)
+    if q.normal != 0:
+        return run_all_normal(worker, x, packets, count, q.normal - 1)
+    e.key_words = load_acquire(pipeline + PIPELINE_WORDS)
+    words = e.key_words + KEY_WORDS_AT
+    word_count = key_words_at(e.key_words).count
+    e.word_count = word_count
+    for i in range(count):
+        key = packet_at(load64(packets + i * 8)).key
+        fill(key + PARSED_SIZE, 0, KEY_SIZE - PARSED_SIZE)
+        value = hash_key(words, word_count, key)
+        store64(x + EXEC_HASHES + i * 8, value)
+        prefetch(tags_at(x, value))
+    for i in range(count):
+        value = load64(x + EXEC_HASHES + i * 8)
+        place = find_tag(tags_at(x, value), tag_of(value, e.version))
+        entry = 0
+        if place != 0:
+            entry = entry_of(x, place)
+            prefetch(entry)
+            prefetch(entry + LINE)
+        store64(x + EXEC_ENTRIES + i * 8, entry)
+    for i in range(count):
+        entry = load64(x + EXEC_ENTRIES + i * 8)
+        if entry != 0:
+            step = load64(entry + CACHED_STEPS)
+            prefetch(step_flow(step))
+            prefetch(e.counters + step_id(step) * COUNTER_BYTES)
+    for i in range(count):
+        packet = load64(packets + i * 8)
+        entry = load64(x + EXEC_ENTRIES + i * 8)
+        if entry != 0 and is_entry_of(x, entry, packet_at(packet).key) == 1:
+            run_entry(worker, x, packet, entry)
+        else:
+            run_new(worker, x, packet, load64(x + EXEC_HASHES + i * 8))
+    e.hits += count
+    return run_normals(worker, x)

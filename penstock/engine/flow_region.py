@@ -1,0 +1,213 @@
+"""The region of flow tables as the control process holds it: memory, programs, counters, and waiting for quiet points.
+
+The control process makes the region once; engines map it (``map_region``) and outlive it or are outlived. What is
+taken from workers' sight goes to ``defer`` and is done when every worker has begun a turn since. One thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.datapath.layout import RUNNING
+from penstock.datapath.pipeline import region as allocator
+from penstock.datapath.pipeline.layout import (
+    COUNTER,
+    COUNTER_BYTES,
+    FLOWS_MAX,
+    PROGRAM,
+    PROGRAM_ANY,
+    PROGRAM_DROP,
+    PROGRAM_NORMAL,
+    PROGRAM_OPERATIONS,
+    PROGRAM_OUTPUT,
+    REGION,
+    REGION_BASE,
+    REGION_BYTES,
+    REGION_MAGIC,
+    WORKERS,
+)
+from penstock.datapath.pipeline.program import END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
+from penstock.datapath.pipeline.tables import give_counters, take_counters
+from penstock.machine import full_fence, records
+from penstock.memory.arena import map_at
+
+ALIGN = 4096
+
+
+class RegionError(Exception):
+    """The region cannot be mapped, or is full."""
+
+
+def make_region() -> int:
+    """A new, empty region: its descriptor."""
+    fd = os.memfd_create("penstock-flows", os.MFD_CLOEXEC)
+    os.ftruncate(fd, REGION_BYTES)
+    return fd
+
+
+def map_region(fd: int) -> None:
+    """Map a region where its addresses hold. Raises ArenaError when the place is taken."""
+    map_at(REGION_BASE, REGION_BYTES, fd)
+
+
+class FlowRegion:
+    """The region behind ``fd``, which stays the caller's; mapped already."""
+
+    def __init__(self) -> None:
+        self.header = records(REGION, REGION_BASE)[0]
+        if self.header["magic"] != REGION_MAGIC:
+            self._format()
+        self._flows = records(np.dtype(np.int64), int(self.header["flows"]), FLOWS_MAX)
+        self._counters = [
+            records(COUNTER, int(self.header["counters"]) + worker * FLOWS_MAX * COUNTER_BYTES, FLOWS_MAX)
+            for worker in range(WORKERS - 1)
+        ]
+        self._programs: dict[tuple[bytes, bytes], int] = {}
+        self._workers: Any = ()
+        self._deferred: deque[tuple[list[int], Callable[[], None]]] = deque()
+
+    def _format(self) -> None:
+        header = self.header
+        start = REGION_BASE + REGION.itemsize
+        for name, size in (("flows", FLOWS_MAX * 8), ("counters", WORKERS * FLOWS_MAX * COUNTER_BYTES)):
+            start = -(-start // ALIGN) * ALIGN
+            header[name] = start
+            start += size
+        header["next"], header["end"], header["free_id"] = start, REGION_BASE + REGION_BYTES, -1
+        header["magic"] = REGION_MAGIC
+
+    # Memory
+
+    def allocate(self, size: int) -> int:
+        """The address of ``size`` zeroed bytes. Raises RegionError when the region is full."""
+        address = int(allocator.allocate_block(REGION_BASE, size))
+        if not address:
+            raise RegionError(f"the region of flow tables is full: {size} bytes asked for")
+        return address
+
+    def release(self, address: int, size: int) -> None:
+        """Give a block back; no worker may see it any more."""
+        allocator.release_block(REGION_BASE, address, size)
+
+    # Quiet points
+
+    def set_workers(self, workers: Any) -> None:
+        """The WORKER records of the engine that uses the region; () while there is none."""
+        self._workers = workers
+
+    def turns(self) -> list[int]:
+        """Where the workers are: -1 for one that sleeps, which looks at nothing until its next turn."""
+        full_fence()
+        return [int(row["turns"]) if row["state"] == RUNNING else -1 for row in self._workers]
+
+    def is_quiet_since(self, turns: Sequence[int]) -> bool:
+        """Whether every worker has begun a turn or slept since ``turns`` was taken."""
+        return all(
+            before < 0 or row["state"] != RUNNING or int(row["turns"]) != before
+            for before, row in zip(turns, self._workers, strict=False)
+        )
+
+    def defer(self, function: Callable[[], None]) -> None:
+        """Have a function called when no worker can see any more what it could see before this call."""
+        self._deferred.append((self.turns(), function))
+
+    def run_deferred(self) -> int:
+        """Call what has waited long enough; how many still wait."""
+        while self._deferred and self.is_quiet_since(self._deferred[0][0]):
+            self._deferred.popleft()[1]()
+        return len(self._deferred)
+
+    # Programs
+
+    def program(self, operations: Sequence[int], source: bytes) -> int:
+        """The program with these operations (without END) and source, made when there is none yet."""
+        key = (np.array([*operations, END], dtype=np.int64).tobytes(), source)
+        address = self._programs.get(key)
+        if address is None:
+            address = self.allocate(PROGRAM_OPERATIONS + len(key[0]) + len(source))
+            row = records(PROGRAM, address)[0]
+            row["operations"], row["source_bytes"] = len(key[0]), len(source)
+            row["kind"], row["port"] = _kind(operations)
+            ctypes.memmove(address + PROGRAM_OPERATIONS, key[0] + source, len(key[0]) + len(source))
+            self._programs[key] = address
+        return address
+
+    def adopt_program(self, address: int) -> None:
+        """Take note of a program that a control process before this one made."""
+        self._programs[self._program_key(address)] = address
+
+    def _program_key(self, address: int) -> tuple[bytes, bytes]:
+        row = records(PROGRAM, address)[0]
+        operations, source = int(row["operations"]), int(row["source_bytes"])
+        data = ctypes.string_at(address + PROGRAM_OPERATIONS, operations + source)
+        return data[:operations], data[operations:]
+
+    def source(self, program: int) -> bytes:
+        """What a program was made from."""
+        return self._program_key(program)[1]
+
+    def operations(self, program: int) -> list[int]:
+        """A program's words, END included."""
+        return list(np.frombuffer(self._program_key(program)[0], dtype=np.int64).tolist())
+
+    def drop_reference(self, program: int) -> None:
+        """A flow that named a program is gone; after a quiet point."""
+        row = records(PROGRAM, program)[0]
+        row["references"] -= 1
+        if row["references"] == 0:
+            key = self._program_key(program)
+            if self._programs.get(key) == program:
+                del self._programs[key]
+            self.release(program, PROGRAM_OPERATIONS + len(key[0]) + len(key[1]))
+
+    # Counters
+
+    def count(self, number: int) -> tuple[int, int, int]:
+        """Packets, bytes and the second of the last use (CLOCK_MONOTONIC, 0: never) of an id."""
+        packets = octets = used = 0
+        for rows in self._counters:
+            packets += int(rows["packets"][number])
+            octets += int(rows["bytes"][number])
+            used = max(used, int(rows["used"][number]))
+        return packets, octets, used
+
+    def take_id(self) -> int:
+        """An id to count by, for what is no flow."""
+        number = int(take_counters(REGION_BASE))
+        if number < 0:
+            raise RegionError(f"all {FLOWS_MAX} counters are taken")
+        return number
+
+    def give_id(self, number: int) -> None:
+        """Give an id back, after a quiet point."""
+        give_counters(REGION_BASE, number)
+
+    def listed(self, number: int) -> int:
+        """The flow that has an id now; 0 or less for none."""
+        return int(self._flows[number])
+
+    def flow_addresses(self) -> list[int]:
+        """Every flow of every pipeline."""
+        rows = self._flows[: int(self.header["ids"])]
+        found: list[int] = rows[rows > 0].tolist()
+        return found
+
+
+def _kind(operations: Sequence[int]) -> tuple[int, int]:
+    """The PROGRAM_ kind and port of operations."""
+    if not operations:
+        return PROGRAM_DROP, 0
+    first = operations[0] & 0xFFFFFFFFFFFFFFFF
+    if len(operations) == 1 and first & 255 == OUTPUT:
+        port = first >> 32
+        if port == PORT_NORMAL:
+            return PROGRAM_NORMAL, port
+        if port < PORT_MAX and port != PORT_ANY:
+            return PROGRAM_OUTPUT, port
+    return PROGRAM_ANY, 0
