@@ -6,6 +6,11 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# The first call of a kernel may compile it, and the machine may be busy: speed is measured by benchmarks.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 
 def pytest_configure(config: pytest.Config) -> None:

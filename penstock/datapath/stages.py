@@ -36,13 +36,16 @@ from penstock.packet.parse import PARSED_TAG, parse
 SAMPLED = 64  # one burst in so many has its stages timed
 DEPTH_MAX = 16
 IN_PORT = key_offset("in_port")
+FROM_CONTROLLER = int.from_bytes(b"\xff\xff\xff\xfd" * 2, "little", signed=True)  # ports of a frame from no port
 
 
 @entry("int64(int64, int64, int64, int64)")
 def parse_burst(worker, number, packets, count):
     """Fill the flow key and layer offsets of each packet; the burst's bytes."""
     octets = 0
-    key_word = port_at(worker_at(worker).ports + number * PORT_BYTES).key_word
+    key_word = FROM_CONTROLLER
+    if number >= 0:
+        key_word = port_at(worker_at(worker).ports + number * PORT_BYTES).key_word
     for i in range(count):
         p = packet_at(load64(packets + i * 8))
         found = parse(p.head, p.head_len, p.key)

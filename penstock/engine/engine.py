@@ -14,8 +14,8 @@ from typing import Any
 from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
-from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.flow_region import map_region
+from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.tables import NO_PEER, NOT_PATCH, OFPORT_LOCAL, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records

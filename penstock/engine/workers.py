@@ -33,8 +33,8 @@ from penstock.datapath.layout import (
     WORKER_STOP,
     WORKER_TURNS,
 )
-from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
 from penstock.datapath.pipeline.layout import COUNTER_BYTES, EXEC, FLOWS_MAX, REGION, REGION_BASE
+from penstock.datapath.worker import EVENT_BYTES, EVENT_DATA, worker_loop
 from penstock.engine.context import cache_bytes, make_clone_pool, make_exec, make_worker
 from penstock.machine import (
     full_fence,

@@ -96,7 +96,7 @@ def assert_served(rundir: Path) -> None:
         assert other.ask(op="info")["result"]["pid"] == os.getpid()
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(REQUESTS)
 def test_strange_requests_get_an_answer(rundir: Path, request_: dict[str, Any]) -> None:
     with Client(rundir) as client:
@@ -114,7 +114,7 @@ def test_strange_requests_get_an_answer(rundir: Path, request_: dict[str, Any]) 
             assert client.ask(op="add_port", spec={**spec, "vlan": {"mode": "trunk", "tag": None, "trunks": []}})["ok"]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=200))
 def test_random_bytes_disturb_nobody(rundir: Path, data: bytes) -> None:
     with Client(rundir) as bad:

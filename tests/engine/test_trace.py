@@ -71,7 +71,7 @@ def frames(draw: st.DrawFn) -> bytes:
     return data[: draw(st.sampled_from((None, None, None, None, None, 5)))]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([*PORTS, *FAR]), frames()), min_size=1, max_size=5))
 def test_a_trace_foretells_what_is_sent_and_changes_nothing(bench: Bench, sequence: list[tuple[str, bytes]]) -> None:
     for name, data in sequence:

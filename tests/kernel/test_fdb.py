@@ -111,7 +111,7 @@ KEYS = [0, 1, 0xFFFFFFFFFFFF, 4095 << 48, *(vlan << 48 | 0x0200000000 + mac for 
 KEY, PORT, SECOND = st.sampled_from(KEYS), st.integers(0, 4095), st.integers(0, 50)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.one_of(

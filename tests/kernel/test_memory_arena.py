@@ -69,7 +69,7 @@ def test_allocations_are_zeroed_aligned_and_apart(arena: Arena) -> None:
     assert min(taken)[0] >= ARENA_BASE + 64
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 300), st.sampled_from((64, 128, 4096)), st.booleans()), max_size=40))
 def test_what_is_free_is_used_again_and_never_twice(requests: list[tuple[int, int, bool]]) -> None:
     arena = Arena.create(SIZE, huge_pages=False)

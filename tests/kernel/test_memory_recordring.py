@@ -50,7 +50,7 @@ def peek(ring: int) -> bytes | None:
     return ctypes.string_at(record, load64(record - 8)) if record else None
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.sampled_from((64, 128, 256)),
     st.lists(st.integers(0, 130) | st.sampled_from(("read", "look", "abandon")), max_size=60),

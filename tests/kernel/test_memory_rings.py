@@ -49,7 +49,7 @@ def make_ring(kind: str, capacity: int) -> Memory:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.sampled_from((2, 4, 8)), st.lists(st.lists(WORDS, max_size=12) | st.integers(1, 12), max_size=30))
 def test_a_ring_is_a_bounded_queue(kind: str, capacity: int, steps: list[list[int] | int]) -> None:
     memory, twin = make_ring(kind, capacity), NaiveRing(capacity)

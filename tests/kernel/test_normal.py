@@ -98,7 +98,7 @@ def build(engine: Engine, ports: list[NaivePort]) -> None:
             engine.add_port(PortSpec(port.bridge, port.name, "patch", {"peer": port.peer}, vlan))
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(scenarios())
 def test_frames_counters_and_fdb_are_those_of_the_twin(
     engine: Engine, scenario: tuple[list[NaivePort], list[Step]]

@@ -73,19 +73,19 @@ def compare(frame: bytes, align: int = 2) -> None:
     assert {name for name, bit in BITS.items() if result & bit} == expected.found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(frames(), st.integers(0, 15))
 def test_valid_frames(frame: bytes, align: int) -> None:
     compare(frame, align)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(damaged())
 def test_damaged_frames(frame: bytes) -> None:
     compare(frame)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_random_bytes(frame: bytes) -> None:
     compare(frame)
@@ -157,7 +157,7 @@ def test_offsets_lead_to_scapys_headers() -> None:
     assert bytes(packet)[result >> 16 & 0xFFFF :] == bytes(packet[TCP])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ipv6_packets().map(bytes), st.data())
 def test_ipv6_walk(packet: bytes, data: st.DataObject) -> None:
     packet = packet[: data.draw(st.one_of(st.just(len(packet)), st.integers(40, len(packet))))]

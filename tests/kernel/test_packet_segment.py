@@ -122,7 +122,7 @@ def large_frames(draw: st.DrawFn, kinds: tuple[int, ...] = (1, 3, 4, 5)) -> Larg
     return Large(frame, l3, l4, kind, max(size, len(payload) // 60), head_len)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(large_frames())
 def test_segments(large: Large) -> None:
     expected = naive.segment(large.frame, large.l3, large.l4, large.kind, large.size, large.ident)

@@ -44,7 +44,7 @@ class Described:
         return Offload(*(int(self.fields[name]) for name in Offload._fields))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(HEADERS, HEADS, st.one_of(st.just(0), st.integers(0, 65000)))
 def test_vnet_to_packet(header: bytes, head: bytes, tail_len: int) -> None:
     described = Described(head, tail_len)
@@ -57,7 +57,7 @@ def test_vnet_to_packet(header: bytes, head: bytes, tail_len: int) -> None:
         assert described.offload() == expected
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(HEADERS, HEADS, st.integers(0, 65000))
 def test_packet_to_vnet_says_the_same_again(header: bytes, head: bytes, tail_len: int) -> None:
     offload = naive.parse(header, head, bytes(tail_len))

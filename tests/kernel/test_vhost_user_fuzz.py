@@ -176,7 +176,7 @@ def leaks(before: tuple[list[str], list[str]]) -> list[str]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, (1 << 64) - 1), st.booleans())
 def test_a_front_end_that_lies(switch: tuple[Engine, Path, VhostUser], seed: int, packed: bool) -> None:
     engine, path, port = switch

@@ -311,7 +311,7 @@ def prepared(bench: Bench, seed: int, index: int, packed: bool, legacy: bool, me
 SEEDS = st.integers(0, (1 << 64) - 1)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(SEEDS, st.booleans(), st.booleans())
 def test_what_a_guest_sends(bench: Bench, seed: int, packed: bool, legacy: bool) -> None:
     twin, _chance = prepared(bench, seed, 1, packed, legacy, False)
@@ -341,7 +341,7 @@ def test_what_a_guest_sends(bench: Bench, seed: int, packed: bool, legacy: bool)
         bench.stop()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(SEEDS, st.booleans(), st.booleans(), st.booleans())
 def test_what_a_guest_receives(bench: Bench, seed: int, packed: bool, legacy: bool, mergeable: bool) -> None:
     twin, chance = prepared(bench, seed, 0, packed, legacy, mergeable)

@@ -185,7 +185,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(FEATURES, st.sampled_from((4, 8, 16)), st.booleans(), st.sampled_from((0, 100)), st.booleans(), STEPS)
 def test_frames_are_sent_in_order_and_whole(
     features: int, size: int, apart: bool, in_place: int, late: bool, steps: list[Any]
@@ -245,7 +245,7 @@ RECEIVE_STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(FEATURES, st.sampled_from((8, 16)), st.booleans(), RECEIVE_STEPS)
 def test_frames_are_received_in_order_and_whole(features: int, size: int, late: bool, steps: list[Any]) -> None:
     with memory() as arena, Side(arena, True, features, size, late) as side:
@@ -321,7 +321,7 @@ def test_the_device_is_kicked_when_it_asks(layout: int, event: int) -> None:
             side.device.give([(side.device.take(), 0)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(LAYOUTS),
     st.sampled_from(EVENTS),
