@@ -54,6 +54,7 @@ from penstock.datapath.pipeline.tables import (
     release_flow,
     release_subtable,
     subtable_grow,
+    sweep_subtable,
     unlink_flow,
 )
 from penstock.engine.flow_region import FlowRegion, RegionError
@@ -128,6 +129,42 @@ class FlowTables:
         row["table_counters"] = region.allocate(WORKERS * TABLES * TABLE_COUNTER_BYTES)
         row["words"] = region.allocate(KEY_WORDS.itemsize)
         return cls(region, address)
+
+    @classmethod
+    def resume(cls, region: FlowRegion, address: int) -> FlowTables:
+        """The pipeline that a control process before this one made; what it left half done is completed."""
+        tables = cls(region, address)
+        flows = [flow for flow in region.flow_addresses() if int(records(FLOW, flow)[0]["pipeline"]) == address]
+        following = int(tables.row["version"]) + 1
+        for flow in flows:
+            row = records(FLOW, flow)[0]
+            if following in (int(row["added"]), int(row["removed"])):
+                tables.row["version"] = following
+                break
+        for flow in flows:
+            if int(records(FLOW, flow)[0]["removed"]) <= tables.row["version"]:
+                commit_removal(flow)
+            else:
+                tables.count += 1
+                region.adopt_program(int(records(FLOW, flow)[0]["program"]))
+        for table in range(TABLES):
+            tables._resume_table(table)
+        tables._publish_words()
+        return tables
+
+    def _resume_table(self, table: int) -> None:
+        address = int(records(np.dtype(np.int64), self.address + PIPELINE_TABLES + table * 8)[0])
+        if not address:
+            return
+        listed = int(records(TABLE, address)[0]["list"])
+        count = int(records(np.dtype(np.int64), listed)[0])
+        for priority, subtable in records(np.dtype((np.int64, 2)), listed + LIST_HEADER, max(1, count))[
+            :count
+        ].tolist():
+            mask, _ = self._mask_of(subtable)
+            sweep_subtable(REGION_BASE, subtable)
+            self._subtables[table, mask] = _Subtable(subtable, table, mask, mask_words(mask), priority)
+            self._union |= int.from_bytes(mask, "big")
 
     # Ports
 
@@ -220,18 +257,16 @@ class FlowTables:
         if not self._added and not self._removed:
             return
         added, removed, self._added, self._removed = self._added, self._removed, [], []
-        self.region.header["busy"] = 1
         self.row["normal"] = 0
-        self.row["version"] += 1
+        # Whoever takes over after a death between any two of these steps completes the transaction: see ``resume``.
         for flow in added:
-            if commit_addition(flow):
-                self.count += 1
+            self.count += int(commit_addition(flow))
+        self.row["version"] += 1
         gone = []
         for flow in removed:
-            listed = commit_removal(flow)
+            listed = int(commit_removal(flow))
             self.count -= listed
             gone.append((flow, listed))
-        self.region.header["busy"] = 0
         if gone:
             self.region.defer(lambda: self._unlink(gone))
         if self.count == 1:

@@ -129,7 +129,7 @@ def descriptors() -> set[str]:
 
 def test_one_arena_per_process(arena: Arena) -> None:
     before = descriptors()
-    with pytest.raises(ArenaError, match="this process has an arena already"):
+    with pytest.raises(ArenaError, match="this process has such memory already"):
         Arena.create(SIZE, huge_pages=False)
     assert descriptors() == before
 

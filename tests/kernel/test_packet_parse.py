@@ -36,7 +36,7 @@ from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP
 
 from penstock.packet import parse as kernels
-from penstock.packet.fields import KEY_SIZE, describe
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, describe
 from penstock.packet.ipv6 import final_destination, next_header_place, upper_layer
 
 BITS = {
@@ -56,12 +56,12 @@ BITS = {
 
 
 def run_parse(frame: bytes, align: int = 2) -> tuple[int, bytes]:
-    memory, key = Memory(frame, align=align), Memory(b"", size=KEY_SIZE)
+    memory, key = Memory(frame, align=align), Memory(b"", size=PARSED_SIZE)
     result = kernels.parse(memory.address, len(frame), key.address)
     assert memory.untouched()
     assert memory.read() == frame
     assert key.untouched()
-    return result, key.read()
+    return result, key.read() + bytes(KEY_SIZE - PARSED_SIZE)
 
 
 def compare(frame: bytes, align: int = 2) -> None:

@@ -111,7 +111,7 @@ CASES = {
     "unknown port key": (
         port("tags = 5"),
         "bridge.br0.port.vm1.tags: unknown key 'tags'; did you mean tag? "
-        "(known: type, vlan_mode, tag, trunks, mtu, keep, offloads)",
+        "(known: type, vlan_mode, tag, trunks, mtu, ofport, keep, offloads)",
     ),
     "VLAN too large": (
         port("tag = 5000"),

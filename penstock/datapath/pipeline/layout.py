@@ -33,7 +33,6 @@ REGION = np.dtype(
         ("magic", "i8"),
         ("next", "i8"),  # free memory begins here
         ("end", "i8"),
-        ("busy", "i8"),  # 1 while control changes what a killed control would leave half done
         ("flows", "i8"),  # FLOWS_MAX addresses of FLOWs by id; 0: the id is free. What is not listed here is no flow.
         ("ids", "i8"),  # ids below were in use once
         ("free_id", "i8"),  # list of free ids, linked through ``flows`` (as -1 - next); -1: none

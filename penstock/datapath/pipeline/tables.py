@@ -373,3 +373,39 @@ def unlink_flow(flow):
 def release_flow(region, flow):
     """Give back an unlinked flow, after a quiet point."""
     return release(region, flow, FLOW_BYTES + flow_at(flow).words * 8)
+
+
+@entry("int64(int64, int64)")
+def sweep_subtable(region, subtable):
+    """Unlink flows that are not listed, which a control process that ended at any instant left behind: how many.
+
+    No packet sees them, so their memory is given up and not reused.
+    """
+    s = subtable_at(subtable)
+    block = s.buckets
+    flows = region_at(region).flows
+    kept = 0
+    gone = 0
+    for bucket in range(buckets_at(block).mask + 1):
+        for i in range(SLOTS):
+            cell = block + BUCKETS_HEADER + bucket * BUCKET_BYTES + i * 8
+            slot = load64(cell)
+            before = 0
+            flow = slot & ADDRESS_MASK
+            while flow != 0:
+                f = flow_at(flow)
+                after = f.next
+                if load64(flows + f.id * 8) == flow:
+                    kept += 1
+                    before = flow
+                else:
+                    gone += 1
+                    if before != 0:
+                        store_release(before, after)
+                    elif after != 0:
+                        store_release(cell, after | slot & ~ADDRESS_MASK)
+                    else:
+                        store_release(cell, 0)
+                flow = after
+    s.count = kept
+    return gone
