@@ -14,7 +14,7 @@ from typing import Any
 from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
-from penstock.engine.flow_region import map_region
+from penstock.engine.flow_region import map_region, unmap_region
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.tables import NO_PEER, NOT_PATCH, OFPORT_LOCAL, Tables
 from penstock.engine.workers import Workers
@@ -71,6 +71,9 @@ class Engine:
         for name in list(self.ports):
             self.remove_port(name)
         self.workers.stop()
+        if self._region_fd >= 0:
+            unmap_region()
+            os.close(self._region_fd)
         self._store.close()
         self.loop.close()
         self.arena.close()

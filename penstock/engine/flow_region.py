@@ -35,7 +35,7 @@ from penstock.datapath.pipeline.layout import (
 from penstock.datapath.pipeline.program import END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
 from penstock.datapath.pipeline.tables import give_counters, take_counters
 from penstock.machine import full_fence, records
-from penstock.memory.arena import map_at
+from penstock.memory.arena import map_at, unmap_at
 
 ALIGN = 4096
 
@@ -48,6 +48,15 @@ def make_region() -> int:
     """A new, empty region: its descriptor."""
     fd = os.memfd_create("penstock-flows", os.MFD_CLOEXEC)
     os.ftruncate(fd, REGION_BYTES)
+    header = np.zeros(1, dtype=REGION)
+    start = REGION_BASE + REGION.itemsize
+    for name, size in (("flows", FLOWS_MAX * 8), ("counters", WORKERS * FLOWS_MAX * COUNTER_BYTES)):
+        start = -(-start // ALIGN) * ALIGN
+        header[name] = start
+        start += size
+    header["next"], header["end"], header["free_id"] = start, REGION_BASE + REGION_BYTES, -1
+    header["magic"] = REGION_MAGIC
+    os.pwrite(fd, header.tobytes(), 0)
     return fd
 
 
@@ -56,13 +65,18 @@ def map_region(fd: int) -> None:
     map_at(REGION_BASE, REGION_BYTES, fd)
 
 
+def unmap_region() -> None:
+    """Let go of the mapping."""
+    unmap_at(REGION_BASE, REGION_BYTES)
+
+
 class FlowRegion:
-    """The region behind ``fd``, which stays the caller's; mapped already."""
+    """The region, which is mapped already. Raises RegionError when what is mapped is none."""
 
     def __init__(self) -> None:
         self.header = records(REGION, REGION_BASE)[0]
         if self.header["magic"] != REGION_MAGIC:
-            self._format()
+            raise RegionError("the memory at the place of flow tables does not hold any: wrong magic number")
         self._flows = records(np.dtype(np.int64), int(self.header["flows"]), FLOWS_MAX)
         self._counters = [
             records(COUNTER, int(self.header["counters"]) + worker * FLOWS_MAX * COUNTER_BYTES, FLOWS_MAX)
@@ -70,17 +84,7 @@ class FlowRegion:
         ]
         self._programs: dict[tuple[bytes, bytes], int] = {}
         self._workers: Any = ()
-        self._deferred: deque[tuple[list[int], Callable[[], None]]] = deque()
-
-    def _format(self) -> None:
-        header = self.header
-        start = REGION_BASE + REGION.itemsize
-        for name, size in (("flows", FLOWS_MAX * 8), ("counters", WORKERS * FLOWS_MAX * COUNTER_BYTES)):
-            start = -(-start // ALIGN) * ALIGN
-            header[name] = start
-            start += size
-        header["next"], header["end"], header["free_id"] = start, REGION_BASE + REGION_BYTES, -1
-        header["magic"] = REGION_MAGIC
+        self._deferred: deque[tuple[list[int], Callable[[], object]]] = deque()
 
     # Memory
 
@@ -113,7 +117,7 @@ class FlowRegion:
             for before, row in zip(turns, self._workers, strict=False)
         )
 
-    def defer(self, function: Callable[[], None]) -> None:
+    def defer(self, function: Callable[[], object]) -> None:
         """Have a function called when no worker can see any more what it could see before this call."""
         self._deferred.append((self.turns(), function))
 

@@ -63,6 +63,7 @@ from penstock.packet.fields import KEY_SIZE
 
 LIST_HEADER, LIST_ITEM = 8, 16
 SCAN_ROOM = 4096
+ANY_TABLE = ANY  # for ``scan``
 _ADDITION = struct.Struct(f"={len(ADDITION.names or ())}q")
 _FLOW = struct.Struct("=4q2i6q4H4iq")
 _NONE = bytes(KEY_SIZE)
@@ -174,8 +175,8 @@ class FlowTables:
         wanted = np.zeros(PORT_MAP, dtype=np.uint16)
         for number, engine_number in numbers.items():
             wanted[number] = engine_number
-        for number in np.flatnonzero(ports != wanted):
-            ports[number] = wanted[number]
+        for changed in np.flatnonzero(ports != wanted):
+            ports[changed] = wanted[changed]
         self.row["local"] = local
 
     # Transactions

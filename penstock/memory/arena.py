@@ -63,6 +63,11 @@ def map_at(base: int, size: int, fd: int) -> None:
         )
 
 
+def unmap_at(base: int, size: int) -> None:
+    """Undo ``map_at``. Nothing that views this memory may be used afterwards."""
+    _LIBC.munmap(base, size)
+
+
 class Arena:
     """A mapped arena. ``create`` makes and owns one; ``attach`` maps one made by another process."""
 
@@ -114,7 +119,7 @@ class Arena:
 
     def close(self) -> None:
         """Unmap and close. Nothing that views this memory may be used afterwards."""
-        _LIBC.munmap(ARENA_BASE, self.size)
+        unmap_at(ARENA_BASE, self.size)
         os.close(self.fd)
 
     @property

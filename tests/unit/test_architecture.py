@@ -29,6 +29,7 @@ RANKS = {
     "traffic": 5,
     "engine": 5,
     "switch": 6,
+    "openflow": 7,
     "config": 7,
     "observe": 7,
     "cli": 8,
@@ -37,13 +38,39 @@ RANKS = {
 ENTRY_RANK = RANKS["cli"]
 
 # How what stands above the engine may know it: its client and what passes through that, the start, the warm-up.
-ENGINE_SEEN_FROM_ABOVE = {"client", "frames", "fdstore", "warm", "errors"}
+# Flow tables are written by the control process itself, in memory that it shares with the workers.
+ENGINE_SEEN_FROM_ABOVE = {"client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables"}
 # What lies below the engine is seen from above only as declarations.
-SEEN_FROM_ABOVE = {"ports", "ports.spec", "ports.base", "datapath.drops", "machine", "machine.cache"}
+SEEN_FROM_ABOVE = {
+    "datapath.drops",
+    "datapath.pipeline.program",
+    "machine",
+    "machine.cache",
+    "packet.fields",
+    "ports",
+    "ports.base",
+    "ports.spec",
+}
 
 # Modules whose kernels no test calls by name, but drives through a port or a worker, and which test does that.
 DRIVEN = {
     "penstock.datapath.layout": "tests/engine/test_trace.py",
+    "penstock.datapath.normal": "tests/engine/test_trace.py",
+    "penstock.datapath.pipeline.action_set": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.bits": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.classifier": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.edits": "tests/kernel/test_pipeline_edits.py",
+    "penstock.datapath.pipeline.execute": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.follow": "tests/kernel/test_pipeline_edits.py",
+    "penstock.datapath.pipeline.groups": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.layout": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.lookup": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.meters": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.outputs": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.region": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.scan": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.stage": "tests/kernel/test_pipeline.py",
+    "penstock.datapath.pipeline.tables": "tests/kernel/test_pipeline.py",
     "penstock.datapath.stages": "tests/engine/test_trace.py",
     "penstock.datapath.worker": "tests/engine/test_trace.py",
     "penstock.machine.thread": "tests/engine/test_trace.py",

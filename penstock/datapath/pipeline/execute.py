@@ -13,7 +13,8 @@ from penstock.datapath.drops import FLOW_DROP, METER_DROP, NO_FLOW, NO_LIVE_BUCK
 from penstock.datapath.layout import packet_at, worker_at
 from penstock.datapath.pipeline.action_set import clear_set, make_set_program, write_set
 from penstock.datapath.pipeline.bits import read_bits, write_bits
-from penstock.datapath.pipeline.edits import EXPIRED, follow
+from penstock.datapath.pipeline.edits import EXPIRED
+from penstock.datapath.pipeline.follow import follow
 from penstock.datapath.pipeline.groups import choose_bucket
 from penstock.datapath.pipeline.layout import (
     BUCKET_ITEM,

@@ -1,7 +1,8 @@
 """Which bucket of a group a packet goes to.
 
-``select`` takes the live bucket with the highest product of weight and of a hash of the packet's flow and the bucket,
-so that each has its share of the flows by weight and that the loss of one moves only its own flows. A bucket is live
+``select`` is weighted rendezvous hashing: of a hash h of the packet's flow and the bucket, seen as a fraction, the live
+bucket with the least -log(h) / weight is taken. Each has its share of the flows by weight, and the loss of one moves
+only its own flows. A bucket is live
 when its watched port is up or its watched group has a live bucket; one that watches nothing always is.
 """
 
@@ -20,11 +21,12 @@ from penstock.datapath.pipeline.layout import (
 )
 from penstock.datapath.pipeline.outputs import engine_number
 from penstock.datapath.pipeline.program import PORT_ANY
-from penstock.machine import kernel, load64, load_acquire, shr
+from penstock.machine import clz, hash64, kernel, load64, load_acquire, shr
 from penstock.machine.crc import crc32c_64
 from penstock.packet.fields import key_offset
 
 WATCH_DEPTH = 8
+BOW = 22713  # how far the logarithm is above a straight line between powers of two: 0.3466 in units of 2**-16
 ETH_DST, ETH_SRC, IP_SRC, L4 = map(key_offset, ("eth_dst", "eth_src", "ip_src", "tcp_src"))
 IPV6_SRC, IPV6_DST = key_offset("ipv6_src"), key_offset("ipv6_dst")
 PROTO_MASK = 0xFFFFFFFF_0000FF00 - (1 << 64)  # of the word with TTL, protocol, TOS, fragment bits and ports
@@ -79,6 +81,15 @@ def is_live(worker, pipeline, bucket):
 
 
 @kernel
+def minus_log(value):
+    """-log2 of a fraction given as 32 bits, in units of 2**-16; within 1 %."""
+    value = value & 0xFFFFFFFF | 1
+    zeros = clz(value) - 32
+    rest = (value << zeros >> 15) & 0xFFFF  # behind the leading one
+    return (zeros + 1 << 16) - rest - (BOW * rest * (0x10000 - rest) >> 32)
+
+
+@kernel
 def choose_bucket(worker, x, group):
     """The bucket of a group of any kind but ALL for the packet: its address; 0 when none is live."""
     e = exec_at(x)
@@ -91,7 +102,8 @@ def choose_bucket(worker, x, group):
     if kind != GROUP_FAST_FAILOVER:
         value = flow_hash(packet_at(e.packet).key)
     best = 0
-    score = -1
+    score = 0
+    weight = 0
     for i in range(count):
         bucket = buckets + BUCKETS_AT + i * BUCKET_ITEM
         if is_live(worker, e.pipeline, bucket) == 0:
@@ -99,8 +111,9 @@ def choose_bucket(worker, x, group):
         if kind == GROUP_FAST_FAILOVER:
             return bucket
         b = group_bucket_at(bucket)
-        own = (shr(crc32c_64(value, b.number), 8) & 0xFFFF) * b.weight
-        if own > score and b.weight > 0:
+        own = minus_log(shr(hash64(value | b.number << 32), 31))  # its upper 32 bits
+        if b.weight > 0 and (best == 0 or own * weight < score * b.weight):
             score = own
+            weight = b.weight
             best = bucket
     return best

@@ -1,0 +1,222 @@
+"""Matches: OpenFlow's and Nicira's TLVs (OXM, NXM) and the fixed match of 1.0, as a flow key and its mask.
+
+OpenFlow 1.3.5, section 7.2.3; 1.0.2, section 5.2.3; Open vSwitch's nicira-ext.h for NXM. The table of fields drives it
+all: a new field is one row there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from penstock.openflow.wire import (
+    MATCH_BAD_FIELD,
+    MATCH_BAD_LEN,
+    MATCH_BAD_MASK,
+    MATCH_BAD_PREREQ,
+    MATCH_BAD_TYPE,
+    MATCH_BAD_VALUE,
+    MATCH_DUP_FIELD,
+    ErrorType,
+    OpenFlowError,
+)
+from penstock.packet.fields import BY_NAME, FIELDS, KEY_SIZE, NXM_OF, PREREQUISITES, Field
+
+OXM_MATCH = 1
+VID_PRESENT = 0x1000
+VID_BITS = 0x1FFF  # of OXM_OF_VLAN_VID, the bit that says "tagged" included
+PORT_10_MAX = 0xFF00
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How a field is written in TLVs: bytes of its value, and where the value lies in the key as a number."""
+
+    field: Field
+    octets: int
+    bits: int
+    shift: int  # of the value in the key seen as one number
+    short_port: bool = False  # NXM's in_port has 16 bits
+
+
+def _octets(bits: int) -> int:
+    size = (bits + 7) // 8
+    return 4 if size == 3 else size
+
+
+def _wire(row: Field, bits: int | None = None, short_port: bool = False) -> Wire:
+    bits = bits or row.bits
+    shift = (KEY_SIZE - row.offset - row.size) * 8 + row.shift
+    return Wire(row, 2 if short_port else _octets(bits), bits, shift, short_port)
+
+
+# TLV class and field number (upper 23 bits of a header) to how it is written.
+BY_NUMBER: dict[int, Wire] = {}
+for _row in FIELDS:
+    for _number in (_row.oxm, _row.nxm):
+        if _number is not None:
+            _special = _row.name == "vlan_vid"
+            _short = _row.name == "in_port" and _number[0] == NXM_OF
+            BY_NUMBER[_number[0] << 7 | _number[1]] = _wire(_row, 13 if _special else None, _short)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A flow key and a mask, KEY_SIZE bytes each; no bit of ``key`` is outside ``mask``."""
+
+    key: bytes
+    mask: bytes
+
+
+def make(key: int, mask: int) -> Match:
+    """A match from key and mask as numbers."""
+    return Match(key.to_bytes(KEY_SIZE, "big"), mask.to_bytes(KEY_SIZE, "big"))
+
+
+def _bad(code: int, why: str) -> OpenFlowError:
+    return OpenFlowError(ErrorType.BAD_MATCH, code, why)
+
+
+def port_32(port: int) -> int:
+    """OpenFlow 1.0's port number as that of later versions."""
+    return port if port < PORT_10_MAX else 0xFFFF0000 | port
+
+
+def port_16(port: int) -> int:
+    """And back: reserved ports keep their lower half."""
+    return port & 0xFFFF
+
+
+def decode_tlvs(data: bytes | memoryview) -> Match:
+    """The match that TLVs, without padding, describe. Raises OpenFlowError."""
+    key = mask = 0
+    seen = set()
+    rows = []
+    at = 0
+    end = len(data)
+    while at < end:
+        if end - at < 4:
+            raise _bad(MATCH_BAD_LEN, f"{end - at} bytes are left of a match, a field's header has 4")
+        header = int.from_bytes(data[at : at + 4], "big")
+        length = header & 0xFF
+        wire = BY_NUMBER.get(header >> 9)
+        if wire is None:
+            raise _bad(MATCH_BAD_FIELD, f"match field {header >> 16:#06x}, {header >> 9 & 0x7F} is unknown")
+        masked = header >> 8 & 1
+        if length != wire.octets << masked or at + 4 + length > end:
+            raise _bad(MATCH_BAD_LEN, f"match field {wire.field.name} has {length} bytes, not {wire.octets << masked}")
+        if wire.field.name in seen:
+            raise _bad(MATCH_DUP_FIELD, f"match field {wire.field.name} comes twice")
+        seen.add(wire.field.name)
+        rows.append(wire.field)
+        at += 4
+        value = int.from_bytes(data[at : at + wire.octets], "big")
+        bits = (1 << wire.bits) - 1
+        if wire.short_port:
+            value = port_32(value)
+        if masked:
+            bits = int.from_bytes(data[at + wire.octets : at + length], "big")
+            if value & ~bits:
+                raise _bad(MATCH_BAD_VALUE, f"match field {wire.field.name}: {value:#x} has bits outside {bits:#x}")
+            if not wire.field.maskable and bits != (1 << wire.bits) - 1:
+                raise _bad(MATCH_BAD_MASK, f"match field {wire.field.name} takes no mask")
+        if value >> wire.bits:
+            raise _bad(MATCH_BAD_VALUE, f"match field {wire.field.name}: {value:#x} has more than {wire.bits} bits")
+        bits &= (1 << wire.bits) - 1
+        key |= value << wire.shift
+        mask |= bits << wire.shift
+        at += length
+    return _checked(key, mask, tuple(rows))
+
+
+_TCI_SHIFT = (KEY_SIZE - BY_NAME["vlan_tci"].offset - 2) * 8
+
+
+def _checked(key: int, mask: int, rows: tuple[Field, ...]) -> Match:
+    """The match, if each field's prerequisites are met by the others."""
+    found = make(key, mask)
+    for row in rows:
+        if row.name == "vlan_vid":
+            continue  # it says itself whether there is a tag
+        if row.needs and not PREREQUISITES[row.needs](found.key):
+            raise _bad(MATCH_BAD_PREREQ, f"match field {row.name} needs a match on {row.needs.replace('|', ' or ')}")
+    return found
+
+
+def fields(match: Match) -> Iterator[tuple[Field, int, int]]:
+    """The fields of a match, each with value and mask, in the order of the table; vlan_tci whole if it must be."""
+    left = int.from_bytes(match.mask, "big")
+    if not left:
+        return
+    key = int.from_bytes(match.key, "big")
+    for row in FIELDS:
+        if row.kept and row.at:
+            continue
+        shift = (KEY_SIZE - row.offset - row.size) * 8 + row.shift
+        bits = (1 << row.bits) - 1
+        if row.name == "vlan_tci":
+            tci = left >> shift & 0xFFFF
+            if tci and tci not in (VID_BITS, VID_PRESENT, 0xFFFF, 0xE000 | VID_PRESENT):
+                yield row, key >> shift & 0xFFFF, tci
+                left &= ~(0xFFFF << shift)
+            continue
+        if row.name == "vlan_vid":
+            bits = VID_BITS
+        elif row.name == "nw_tos":
+            continue
+        elif row.name == "vlan_pcp" and left >> shift & bits and not key >> _TCI_SHIFT & VID_PRESENT:
+            left &= ~(bits << shift)
+            continue
+        found = left >> shift & bits
+        if (
+            not found
+            or not (row.oxm or row.nxm)
+            or (row.name != "vlan_vid" and not PREREQUISITES[row.needs](match.key))
+        ):
+            continue
+        yield row, key >> shift & bits, found
+        left &= ~(bits << shift)
+
+
+@lru_cache(maxsize=65536)
+def encode_tlvs(match: Match, nxm: bool = False) -> bytes:
+    """The TLVs of a match: OXM where a field has such a number (``nxm``: NXM first)."""
+    out = bytearray()
+    for row, value, mask in fields(match):
+        number = (row.nxm or row.oxm) if nxm else (row.oxm or row.nxm)
+        assert number is not None
+        wire = BY_NUMBER[number[0] << 7 | number[1]]
+        exact = mask == (1 << wire.bits) - 1
+        if wire.short_port:
+            value = port_16(value)
+        out += struct.pack("!HBB", number[0], number[1] << 1 | (not exact), wire.octets << (not exact))
+        out += value.to_bytes(wire.octets, "big")
+        if not exact:
+            out += mask.to_bytes(wire.octets, "big")
+    return bytes(out)
+
+
+def decode_13(data: memoryview, at: int) -> tuple[Match, int]:
+    """The ofp_match at an offset, and the offset behind its padding."""
+    if len(data) < at + 4:
+        raise _bad(MATCH_BAD_LEN, "the message ends before its match")
+    kind, length = struct.unpack_from("!HH", data, at)
+    if kind != OXM_MATCH:
+        raise _bad(MATCH_BAD_TYPE, f"match type {kind} is not OXM")
+    if length < 4 or at + length > len(data):
+        raise _bad(MATCH_BAD_LEN, f"a match of {length} bytes does not fit in the message")
+    return decode_tlvs(data[at + 4 : at + length]), at + (length + 7) // 8 * 8
+
+
+def encode_13(match: Match) -> bytes:
+    """The ofp_match, padded."""
+    tlvs = encode_tlvs(match)
+    length = 4 + len(tlvs)
+    return struct.pack("!HH", OXM_MATCH, length) + tlvs + bytes(-length % 8)
+
+
+def is_catch_all(match: Match) -> bool:
+    """Whether every packet matches."""
+    return not any(match.mask)
