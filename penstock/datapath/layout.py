@@ -176,6 +176,7 @@ LIST_QUEUES = offset(RXQ_LIST, "queues")
 RUNNING, SLEEPING = range(2)  # sleeping: waits, or looks a last time before; to be kicked
 POLL_ADAPTIVE, POLL_BUSY = 0, 1
 EVENTS_MAX = 64
+EVENT_BYTES_MAX = 16  # of a struct epoll_event, on any machine
 CLONES_MAX = 512
 STAGES = ("rx", "parse", "forward", "tx")
 
@@ -204,6 +205,7 @@ WORKER = np.dtype(
         ("segments", "i8"),  # BURST addresses of clones that hold the segments of one packet
         ("events", "i8"),  # EVENTS_MAX epoll events
         ("packet_in", "i8"),  # record rings
+        ("packet_in_fd", "i8"),  # eventfd that wakes who reads packet_in
         ("packet_out", "i8"),  # 0 but for worker 0
         ("captures", "i8"),
         ("trace", "i8"),  # TRACE when this context only explains; else 0
@@ -221,7 +223,6 @@ WORKER = np.dtype(
         ("after", "i8"),  # AFTERWARDS: calls at the end of the turn
         ("joined", "i8"),  # FRAME_MAX bytes where a tail in pieces is made one
         ("exec", "i8"),  # EXEC: what running a pipeline takes
-        ("pad0", "i8"),
         # written by the main thread
         ("queues", "i8"),  # RXQ_LIST
         ("stop", "i8"),
@@ -249,8 +250,9 @@ WORKER = np.dtype(
         ("learned", "i8"),
         ("moved", "i8"),
         ("crossed", "i8"),  # a packet of this burst crossed a patch
+        ("woken", "i8"),  # how often the reader of packet_in had asked when it was woken last
         ("burst_sizes", "i8", BURST + 1),
-        ("pad3", "i8", 5),
+        ("pad3", "i8", 4),
     ],
     align=True,
 )
@@ -270,11 +272,13 @@ FRAME_RECORD = np.dtype(
         ("length", "i4"),
         ("target", "i4"),  # packet-out: port number for OUT_PORT
         ("pad", "i4"),
+        ("pipeline", "i8"),  # packet-out: PIPELINE and PROGRAM for OUT_PROGRAM
+        ("program", "i8"),
         ("headroom", "u1", HEADROOM),
     ],
     align=True,
 )
-OUT_PORT, OUT_NORMAL = range(2)
+OUT_PORT, OUT_NORMAL, OUT_PROGRAM = range(3)
 
 SWITCH = np.dtype(
     [

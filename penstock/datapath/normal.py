@@ -220,6 +220,8 @@ def flood(worker, number, packet, vid):
 def learn(worker, fdb, number, bucket, key):
     """Learn a source address, or say what would be learned."""
     trace = worker_at(worker).trace
+    if number == 0:
+        return 0  # what a controller sends has no port
     if trace == 0:
         return fdb_learn(worker, fdb, bucket, key, number)
     known = fdb_lookup(bucket, key)

@@ -21,6 +21,7 @@ from penstock.datapath.layout import (
     FRAME_RECORD,
     LIST_QUEUES,
     OUT_PORT,
+    OUT_PROGRAM,
     POLL_ADAPTIVE,
     POLL_BUSY,
     PORT_BYTES,
@@ -40,13 +41,18 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import append
+from penstock.datapath.pipeline.execute import begin
+from penstock.datapath.pipeline.layout import PROGRAM_OPERATIONS, exec_at, pipeline_at
+from penstock.datapath.pipeline.lookup import SEARCH
 from penstock.datapath.stages import forward, reset_depth, run_burst
 from penstock.machine import (
     call1,
+    call2,
     call4,
     cycles,
     entry,
     fence,
+    fill,
     kernel,
     load64,
     load_acquire,
@@ -59,6 +65,7 @@ from penstock.machine import (
     sys_read,
 )
 from penstock.memory import record_peek, record_release
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE
 
 # struct epoll_event is packed on x86-64 only.
 EVENT_DATA, EVENT_BYTES = (4, 12) if platform.machine() == "x86_64" else (8, 16)
@@ -139,6 +146,25 @@ def run_active(worker, now):
 
 
 @kernel
+def run_packet_program(worker, number, packet, pipeline, program):
+    """Do with a packet what a controller said, as if it had come in by a port; by none, it comes in by place 0."""
+    w = worker_at(worker)
+    p = packet_at(packet)
+    e = exec_at(w.exec)
+    e.number = number
+    if number <= 0:
+        e.number = 0
+        port_at(w.ports).bridge = pipeline_at(pipeline).bridge
+    e.pipeline = pipeline
+    e.version = load_acquire(pipeline)
+    e.mode = SEARCH
+    fill(p.key + PARSED_SIZE, 0, KEY_SIZE - PARSED_SIZE)
+    begin(w.exec, packet, p.head_len)
+    e.start = program + PROGRAM_OPERATIONS
+    return call2(w.run_tables, worker, w.exec)
+
+
+@kernel
 def run_packet_out(worker):
     """Send the frames that the control process handed over: how many."""
     w = worker_at(worker)
@@ -162,13 +188,18 @@ def run_packet_out(worker):
         p.gso_type = 0
         p.gso_size = 0
         p.flags = 0
-        call4(w.parse, worker, r.port, w.burst, 1)
+        number = r.port
+        if number > 0 and port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
+            number = -1
+        call4(w.parse, worker, number, w.burst, 1)
         if r.kind == OUT_PORT:
             # A port that is down counts the drop; the place of a port that is gone has no counters.
             if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
                 append(worker, r.target, packet)
-        elif port_at(w.ports + r.port * PORT_BYTES).state == PORT_UP:
-            forward(worker, r.port, w.burst, 1)
+        elif r.kind == OUT_PROGRAM:
+            run_packet_program(worker, number, packet, r.pipeline, r.program)
+        elif number > 0:
+            forward(worker, number, w.burst, 1)
         call1(w.flush, worker)
         if w.crossed != 0:
             reset_depth(worker)

@@ -7,12 +7,13 @@ any number may do the rest. Not thread-safe.
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from penstock.engine.frames import Captured, PacketIn, write_packet_out
+from penstock.engine.frames import OUT_NORMAL, OUT_PORT, OUT_PROGRAM, Captured, Out, PacketIn, write_packet_out
 from penstock.engine.messages import receive_message, send_message, socket_path
 from penstock.engine.reader import NO_PORT, ArenaReader, EngineError, EngineGone
 from penstock.engine.results import FdbEntry, TraceOutput, TraceResult
@@ -35,9 +36,10 @@ __all__ = [
 class EngineClient(ArenaReader):
     """A connection to the engine of a run directory."""
 
-    def __init__(self, connection: socket.socket, arena: Arena) -> None:
+    def __init__(self, connection: socket.socket, arena: Arena, packet_in_fd: int) -> None:
         super().__init__(arena)
         self._socket = connection
+        self.packet_in_fd = packet_in_fd  # an eventfd: see ``ask_to_be_woken``
         self._tracer: Tracer | None = None
 
     @classmethod
@@ -49,8 +51,8 @@ class EngineClient(ArenaReader):
         try:
             connection.connect(str(path))
             send_message(connection, {"op": "attach"})
-            _reply, fds = receive_message(connection, fd_count=1)
-            return cls(connection, Arena.attach(fds[0]))
+            _reply, fds = receive_message(connection, fd_count=2)
+            return cls(connection, Arena.attach(fds[0]), fds[1])
         except (OSError, ValueError, IndexError) as error:
             connection.close()
             raise EngineGone(f"no engine answers at {path}: {error}") from error
@@ -65,6 +67,7 @@ class EngineClient(ArenaReader):
     def close(self) -> None:
         """Let go of the engine and its memory."""
         self._socket.close()
+        os.close(self.packet_in_fd)
         self.arena.close()
 
     def _ask(self, operation: str, **operands: Any) -> Any:
@@ -143,7 +146,25 @@ class EngineClient(ArenaReader):
         """Whether frames for reserved group addresses come as ``packet_ins``."""
         self._ask("set_punt", enabled=enabled)
 
+    def use_flow_region(self, path: str) -> None:
+        """Have the engine map the region of flow tables that this path in /proc leads to; once."""
+        self._ask("use_flow_region", path=path)
+
+    def set_pipeline(self, bridge: str, address: int) -> None:
+        """Have a bridge's frames run through a pipeline of the region; 0: NORMAL forwards them."""
+        self._ask("set_pipeline", bridge=bridge, address=address)
+
+    def set_port_config(self, port: str, config: int) -> None:
+        """What OpenFlow forbids a port: OFPPC_ bits."""
+        self._ask("set_port_config", name=port, config=config)
+
     # Shared memory
+
+    def run_program(self, frame: bytes, in_port: int, pipeline: int, program: int) -> None:
+        """Have a worker run a program of the region for a frame that is said to come in by an engine port (0: none)."""
+        if not write_packet_out(int(self._root["packet_out"]), frame, in_port, Out(OUT_PROGRAM, 0, pipeline, program)):
+            raise EngineError("packet-out: the ring to the worker is full")
+        self._ask("kick")
 
     def packet_out(self, frame: bytes, in_port: str | None, output: str) -> None:
         """Send a frame out of the port ``output``, or with "NORMAL" as if it had come in by ``in_port``."""
@@ -152,7 +173,8 @@ class EngineClient(ArenaReader):
             raise EngineError("packet-out to NORMAL needs the port that the frame is said to come in by")
         source = NO_PORT if in_port is None else self._port_number(in_port)
         target = NO_PORT if normal else self._port_number(output)
-        if not write_packet_out(int(self._root["packet_out"]), frame, source, target):
+        how = Out(OUT_NORMAL) if normal else Out(OUT_PORT, target)
+        if not write_packet_out(int(self._root["packet_out"]), frame, source, how):
             raise EngineError("packet-out: the ring to the worker is full")
         self._ask("kick")
 

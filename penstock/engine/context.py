@@ -17,6 +17,7 @@ from penstock.datapath.clones import CLONE_BYTES
 from penstock.datapath.layout import (
     BURST,
     CLONES_MAX,
+    EVENT_BYTES_MAX,
     EVENTS_MAX,
     FRAME_MAX,
     MAX_PORTS,
@@ -39,7 +40,6 @@ from penstock.memory import CACHE, cache_init, pool_bytes, pool_init
 from penstock.packet.fields import KEY_SIZE
 from penstock.packet.segment import SEGMENTATION
 
-EVENT_BYTES_MAX = 16
 CLONE_BUFFER = -(-CLONE_BYTES // 64) * 64
 
 Allocate = Callable[[int], int]
@@ -83,6 +83,7 @@ def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     row["clones"] = allocate(CLONES_MAX * 8)
     row["cache"] = allocate(CACHE.itemsize)
     cache_init(int(row["cache"]), pool)
+    row["packet_in_fd"] = -1
     row["events"] = allocate((EVENTS_MAX + 1) * EVENT_BYTES_MAX)
     row["active"] = allocate(MAX_PORTS * 8)
     row["segmentation"] = allocate(SEGMENTATION.itemsize)

@@ -16,6 +16,7 @@ from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.engine.fdstore import FdStore
 from penstock.engine.flow_region import map_region, unmap_region
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
+from penstock.engine.port_map import map_ports
 from penstock.engine.tables import NO_PEER, NOT_PATCH, OFPORT_LOCAL, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
@@ -148,6 +149,7 @@ class Engine:
 
     def _publish_members(self, bridge: int, name: str) -> None:
         row = self.tables.bridges[bridge]
+        self._map_ports(bridge, name, int(row["pipeline"]))
         old = int(row["members"])
         row["members"] = self.tables.member_list([p.number for p in self.ports.values() if p.spec.bridge == name])
         self.workers.quiesce()
@@ -252,8 +254,14 @@ class Engine:
         number, _ = self._bridge(bridge)
         if address and self._region_fd < 0:
             raise EngineFault(f"bridge '{bridge}': the engine has no region of flow tables yet")
+        self._map_ports(number, bridge, address)
         self.tables.bridges[number]["pipeline"] = address
         self.workers.quiesce()
+
+    def _map_ports(self, number: int, bridge: str, pipeline: int) -> None:
+        if pipeline:
+            here = {port.ofport: port.number for port in self.ports.values() if port.spec.bridge == bridge}
+            map_ports(pipeline, number, here)
 
     def set_port_config(self, name: str, config: int) -> None:
         """What OpenFlow forbids a port: OFPPC_ bits."""

@@ -19,6 +19,7 @@ from penstock.datapath.pipeline import region as allocator
 from penstock.datapath.pipeline.layout import (
     COUNTER,
     COUNTER_BYTES,
+    FLOW,
     FLOWS_MAX,
     PROGRAM,
     PROGRAM_ANY,
@@ -83,6 +84,7 @@ class FlowRegion:
             for worker in range(WORKERS - 1)
         ]
         self._programs: dict[tuple[bytes, bytes], int] = {}
+        self._blobs: dict[bytes, int] = {}
         self._workers: Any = ()
         self._deferred: deque[tuple[list[int], Callable[[], object]]] = deque()
 
@@ -98,6 +100,32 @@ class FlowRegion:
     def release(self, address: int, size: int) -> None:
         """Give a block back; no worker may see it any more."""
         allocator.release_block(REGION_BASE, address, size)
+
+    # Pipelines
+
+    def pipelines(self) -> list[int]:
+        """The addresses of all pipelines."""
+        return [address for address in self.header["pipelines"].tolist() if address]
+
+    def list_pipeline(self, address: int) -> None:
+        """Have whoever comes after this process find a pipeline. Raises RegionError when all places are taken."""
+        slots = self.header["pipelines"]
+        free = np.flatnonzero(slots == 0)
+        if not len(free):
+            raise RegionError(f"all {len(slots)} pipelines are taken")
+        slots[free[0]] = address
+
+    def unlist_pipeline(self, address: int) -> None:
+        """Have it found no more."""
+        slots = self.header["pipelines"]
+        slots[slots == address] = 0
+
+    def by_pipeline(self, flows: Sequence[int]) -> dict[int, list[int]]:
+        """Flows by the pipeline that they belong to."""
+        found: dict[int, list[int]] = {}
+        for flow in flows:
+            found.setdefault(int(records(FLOW, flow)[0]["pipeline"]), []).append(flow)
+        return found
 
     # Quiet points
 
@@ -142,6 +170,14 @@ class FlowRegion:
             self._programs[key] = address
         return address
 
+    def hold(self, program: int) -> None:
+        """Have a program stay until ``drop_reference``."""
+        records(PROGRAM, program)[0]["references"] += 1
+
+    def programs(self) -> list[int]:
+        """Every program that there is."""
+        return list(self._programs.values())
+
     def adopt_program(self, address: int) -> None:
         """Take note of a program that a control process before this one made."""
         self._programs[self._program_key(address)] = address
@@ -169,6 +205,23 @@ class FlowRegion:
             if self._programs.get(key) == program:
                 del self._programs[key]
             self.release(program, PROGRAM_OPERATIONS + len(key[0]) + len(key[1]))
+
+    # Bytes that operations refer to
+
+    def blob(self, data: bytes) -> int:
+        """The address of bytes that stay as long as the region; the same for the same bytes."""
+        address = self._blobs.get(data)
+        if address is None:
+            address = self.allocate(8 + len(data))
+            ctypes.memmove(address, len(data).to_bytes(8, "little") + data, 8 + len(data))
+            self._blobs[data] = address
+        return address
+
+    @staticmethod
+    def read_blob(address: int) -> bytes:
+        """The bytes of a blob."""
+        size = int.from_bytes(ctypes.string_at(address, 8), "little")
+        return ctypes.string_at(address + 8, size)
 
     # Counters
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from penstock.datapath.pipeline.layout import (
     FLOW,
     FLOW_BYTES,
     KEY_WORDS,
+    MISS_CONTROLLER,
+    MISS_DROP,
     PIPELINE,
     PIPELINE_TABLES,
     PORT_MAP,
@@ -60,6 +62,8 @@ from penstock.datapath.pipeline.tables import (
 from penstock.engine.flow_region import FlowRegion, RegionError
 from penstock.machine import monotonic_ns, records, store64
 from penstock.packet.fields import KEY_SIZE
+
+__all__ = ["ANY_TABLE", "MISS_CONTROLLER", "MISS_DROP", "FlowEntry", "FlowTables", "expired"]
 
 LIST_HEADER, LIST_ITEM = 8, 16
 SCAN_ROOM = 4096
@@ -118,18 +122,44 @@ class FlowTables:
         self._added: list[int] = []
         self._removed: list[int] = []
         self._scan_words = np.zeros(WORDS_MAX, dtype=WORD)
+        self._miss = MISS_DROP
 
     @classmethod
-    def create(cls, region: FlowRegion, bridge: int, name: str) -> FlowTables:
-        """An empty pipeline for the engine's bridge of that number: packets miss in table 0."""
+    def create(cls, region: FlowRegion, name: str) -> FlowTables:
+        """An empty pipeline for a bridge: packets miss in table 0."""
         address = region.allocate(PIPELINE.itemsize)
         row = records(PIPELINE, address)[0]
         row["version"], row["cacheable"], row["miss_len"] = 1, 1, 128
-        row["bridge"], row["name"] = bridge, name.encode()
+        row["name"] = name.encode()
         row["ports"] = region.allocate(PORT_MAP * 2)
         row["table_counters"] = region.allocate(WORKERS * TABLES * TABLE_COUNTER_BYTES)
         row["words"] = region.allocate(KEY_WORDS.itemsize)
+        region.list_pipeline(address)
         return cls(region, address)
+
+    def destroy(self) -> None:
+        """Give everything back. The engine's bridge uses it no more."""
+        self.region.unlist_pipeline(self.address)
+        for flow in list(self.scan()):
+            self.remove(flow.address)
+        self.commit()
+        # Flows take two quiet points to be gone, and what was emptied with them one more.
+        self._after(3, self._release_all)
+
+    def _after(self, points: int, function: Callable[[], object]) -> None:
+        self.region.defer(lambda: self._after(points - 1, function) if points > 1 else function())
+
+    def _release_all(self) -> None:
+        for table in range(TABLES):
+            address = int(records(np.dtype(np.int64), self.address + PIPELINE_TABLES + table * 8)[0])
+            if address:
+                listed = int(records(TABLE, address)[0]["list"])
+                self.region.release(listed, LIST_HEADER + LIST_ITEM)
+                self.region.release(address, TABLE.itemsize)
+        self.region.release(int(self.row["ports"]), PORT_MAP * 2)
+        self.region.release(int(self.row["table_counters"]), WORKERS * TABLES * TABLE_COUNTER_BYTES)
+        self.region.release(int(self.row["words"]), KEY_WORDS.itemsize)
+        self.region.release(self.address, PIPELINE.itemsize)
 
     @classmethod
     def resume(cls, region: FlowRegion, address: int) -> FlowTables:
@@ -166,18 +196,6 @@ class FlowTables:
             sweep_subtable(REGION_BASE, subtable)
             self._subtables[table, mask] = _Subtable(subtable, table, mask, mask_words(mask), priority)
             self._union |= int.from_bytes(mask, "big")
-
-    # Ports
-
-    def set_ports(self, numbers: dict[int, int], local: int = 0) -> None:
-        """Which engine port each OpenFlow port number (below 65,536) is; ``local`` is that of LOCAL, 0 for none."""
-        ports = records(np.dtype(np.uint16), int(self.row["ports"]), PORT_MAP)
-        wanted = np.zeros(PORT_MAP, dtype=np.uint16)
-        for number, engine_number in numbers.items():
-            wanted[number] = engine_number
-        for changed in np.flatnonzero(ports != wanted):
-            ports[changed] = wanted[changed]
-        self.row["local"] = local
 
     # Transactions
 
@@ -339,12 +357,22 @@ class FlowTables:
         """What a table does with packets that no flow matches: MISS_."""
         records(TABLE, self._table(table))[0]["miss"] = what
 
+    def set_every_miss(self, what: int) -> None:
+        """What all tables do, those too that come later."""
+        self._miss = what
+        self._table(0)
+        for table in range(TABLES):
+            address = int(records(np.dtype(np.int64), self.address + PIPELINE_TABLES + table * 8)[0])
+            if address:
+                records(TABLE, address)[0]["miss"] = what
+
     def _table(self, table: int) -> int:
         cell = self.address + PIPELINE_TABLES + table * 8
         address = int(records(np.dtype(np.int64), cell)[0])
         if not address:
             address = self.region.allocate(TABLE.itemsize)
             records(TABLE, address)[0]["list"] = self.region.allocate(LIST_HEADER + LIST_ITEM)
+            records(TABLE, address)[0]["miss"] = self._miss
             store64(cell, address)
         return address
 
@@ -480,6 +508,12 @@ class FlowTables:
                 yield self.read(address)
             if count < SCAN_ROOM:
                 return
+
+    def engine_port(self, ofport: int) -> int:
+        """The engine's number of an OpenFlow port; 0 when there is none."""
+        if ofport >= PORT_MAP:
+            return int(self.row["local"])
+        return int(records(np.dtype(np.uint16), int(self.row["ports"]), PORT_MAP)[ofport])
 
     def table_counters(self) -> list[tuple[int, int]]:
         """Lookups and matches of each table."""

@@ -25,10 +25,10 @@ from penstock.datapath.layout import (
     TRANSMITTED,
     WORKER,
 )
-from penstock.engine.frames import Captured, PacketIn, read_records
+from penstock.engine.frames import Captured, PacketIn, read_packet_ins, read_records
 from penstock.engine.results import FdbEntry
-from penstock.machine import monotonic_ns, records
-from penstock.memory import RECORD_RING, Arena
+from penstock.machine import full_fence, monotonic_ns, records
+from penstock.memory import RECORD_RING, Arena, record_peek
 
 NO_PORT = -1
 COUNTER_NAMES = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
@@ -172,7 +172,29 @@ class ArenaReader:
         return sum(int(records(RECORD_RING, int(row["captures"]))[0]["lost"]) for row in self._workers)
 
     def packet_ins(self) -> list[PacketIn]:
-        """Frames handed to the control process since the last call."""
-        names = self._numbers()
-        found = [frame for row in self._workers for frame in read_records(int(row["packet_in"]))]
-        return [PacketIn(f.time_ns, names.get(f.port, ""), f.wire_length, f.data) for f in found]
+        """Frames handed to the control process since the last call, by worker."""
+        return [frame for row in self._workers for frame in read_packet_ins(int(row["packet_in"]))]
+
+    def packet_ins_lost(self) -> int:
+        """Packet-ins that found no room since the engine started."""
+        return sum(int(records(RECORD_RING, int(row["packet_in"]))[0]["lost"]) for row in self._workers)
+
+    def ask_to_be_woken(self) -> bool:
+        """Have workers write the eventfd for their next packet-in; False when some wait already."""
+        rings = [int(row["packet_in"]) for row in self._workers]
+        for ring in rings:
+            records(RECORD_RING, ring)[0]["asked"] += 1
+        full_fence()
+        return not any(record_peek.py_func(ring) for ring in rings)
+
+    def packet_outs_sent(self) -> int:
+        """Bytes of packet-outs that the worker has taken from the ring; see ``packet_outs_written``."""
+        return int(records(RECORD_RING, int(self._root["packet_out"]))[0]["head"])
+
+    def packet_outs_written(self) -> int:
+        """Bytes of packet-outs that were put in the ring."""
+        return int(records(RECORD_RING, int(self._root["packet_out"]))[0]["tail"])
+
+    def worker_rows(self) -> Any:
+        """The WORKER records, for waiting until each has begun a turn."""
+        return self._workers

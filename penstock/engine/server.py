@@ -1,8 +1,8 @@
 """The engine's message socket: requests that need the engine's own hands (a descriptor, an allocation), one at a time.
 
 A request is {"op": NAME, ...operands}; the reply is {"ok": true, "result": ...} or {"ok": false, "error": text}.
-"attach" also sends the arena's descriptor. A client that sends nonsense, or does not read its replies, is disconnected;
-one that stops in the middle of a request only waits itself.
+"attach" also sends the descriptors of the arena and of the eventfd that tells of packet-ins. A client that sends
+nonsense, or does not read its replies, is disconnected; one that stops in the middle of a request only waits itself.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class Server:
             while (request := take_message(client.received)) is not None:
                 reply = self._carry_out(request)
                 attached = request.get("op") == "attach" and reply["ok"]
-                send_message(connection, reply, [self._engine.arena.fd] if attached else None)
+                fds = [self._engine.arena.fd, self._engine.workers.packet_in_fd] if attached else None
+                send_message(connection, reply, fds)
         except (OSError, ValueError) as error:
             if not isinstance(error, ConnectionError):
                 LOG.warning("a client of the message socket was disconnected: %s", error)

@@ -31,7 +31,7 @@ from penstock.ports.spec import BridgeSpec, VlanConfig
 
 NOT_PATCH, NO_PEER = -2, -1
 FDB_ALIGN = 128
-OFPORT_MAX, OFPORT_LOCAL = 0xFEFF, 0xFFFFFFFE
+OFPORT_MAX, OFPORT_LOCAL, OFPORT_CONTROLLER = 0xFEFF, 0xFFFFFFFE, 0xFFFFFFFD
 
 
 class Tables:
@@ -44,6 +44,14 @@ class Tables:
         self.ports = records(PORT, self.ports_address, MAX_PORTS)
         self.bridges = records(BRIDGE, self.bridges_address, MAX_BRIDGES)
         self._last_port = 0
+        self._add_source()
+
+    def _add_source(self) -> None:
+        """Fill place 0: no port, but where frames come from that controllers send. Its bridge is worker 0's to set."""
+        row = self.ports[0]
+        row["config"] = self.vlan_config(VlanConfig())
+        row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
+        self.set_ofport(0, OFPORT_CONTROLLER)
 
     def free_port_number(self) -> int:
         """A number that no port has, the longest unused first; 0 is none's. Raises LookupError when all are taken."""

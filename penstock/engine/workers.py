@@ -175,6 +175,7 @@ class Workers:
         self.cycles_hz = measure_cycles_hz()
         self.table = arena.allocate(count * WORKER_BYTES)
         pool = make_clone_pool(arena.allocate, count)
+        self.packet_in_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.packet_out = self._record_ring(PACKET_OUT_BYTES)
         self.all: list[Worker] = []
         self._caches: list[mmap.mmap] = []
@@ -185,6 +186,7 @@ class Workers:
             address = self.table + index * WORKER_BYTES
             row = make_worker(arena.allocate, address, index, pool)
             row["ports"], row["bridges"] = ports, bridges
+            row["packet_in_fd"] = self.packet_in_fd
             row["packet_in"], row["captures"] = self._record_ring(PACKET_IN_BYTES), self._record_ring(CAPTURE_BYTES)
             row["packet_out"] = self.packet_out if index == 0 else 0
             row["exec"] = make_exec(arena.allocate, index, self._cache(), CACHE_SETS)
@@ -219,6 +221,7 @@ class Workers:
         """End all workers."""
         for worker in self.all:
             worker.stop()
+        os.close(self.packet_in_fd)
 
     def deal(self, rxq: int) -> None:
         """Give a receive queue to the worker that has the fewest."""

@@ -3,6 +3,7 @@
 from penstock.memory.arena import ARENA_BASE, HEADER, Arena, ArenaError, free_huge_bytes
 from penstock.memory.pool import CACHE, POOL, cache_drain, cache_init, pool_bytes, pool_get, pool_init, pool_put
 from penstock.memory.recordring import (
+    ASKED,
     RECORD_RING,
     record_commit,
     record_peek,
@@ -26,6 +27,7 @@ from penstock.memory.ring import (
 
 __all__ = [
     "ARENA_BASE",
+    "ASKED",
     "CACHE",
     "HEADER",
     "POOL",

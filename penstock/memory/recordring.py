@@ -1,9 +1,10 @@
 """A ring of variable-size records between one writer and one reader that may be in different processes.
 
 The writer reserves, fills and commits; the reader peeks and releases. The only shared words are the two byte
-counters, each written by one side, so either side may die between any two instructions and the other goes on: an
-uncommitted record was never there, an unreleased one is read again. A full ring costs the writer one addition to
-``lost``. A record has at most half the ring's bytes: for a longer one there may never be room, even in an empty ring.
+counters, each written by one side, and the reader's wish to be woken, so either side may die between any two
+instructions and the other goes on: an uncommitted record was never there, an unreleased one is read again. A full ring
+costs the writer one addition to ``lost``. A record has at most half the ring's bytes: for a longer one there may never
+be room, even in an empty ring.
 
 Layout: RECORD_RING header of three cache lines, then ``size`` bytes. A record is its length (8 bytes), then the payload
 padded to 8 bytes, never wrapped: a length of -1 tells the reader to go on at the start.
@@ -20,7 +21,8 @@ RECORD_RING = np.dtype(
         ("size", "i8"),
         ("pad0", "i8", 7),
         ("head", "i8"),  # bytes released so far: the reader's
-        ("pad1", "i8", 7),
+        ("asked", "i8"),  # times the reader asked to be woken: the reader's
+        ("pad1", "i8", 6),
         ("tail", "i8"),  # bytes committed so far: the writer's
         ("reserved", "i8"),  # where tail goes at the next commit
         ("lost", "i8"),  # records that found no room
@@ -29,7 +31,7 @@ RECORD_RING = np.dtype(
     align=True,
 )
 DATA = RECORD_RING.itemsize
-HEAD, TAIL = offset(RECORD_RING, "head"), offset(RECORD_RING, "tail")
+HEAD, ASKED, TAIL = (offset(RECORD_RING, name) for name in ("head", "asked", "tail"))
 
 record_ring_at = view(RECORD_RING)
 

@@ -38,7 +38,7 @@ GOTO_TABLE, WRITE_METADATA, WRITE_ACTIONS, APPLY_ACTIONS, CLEAR_ACTIONS, METER =
 LAST_TABLE = 254
 CURRENT_TABLE = 0xFF
 VLAN_TYPES, MPLS_TYPES = (0x8100, 0x88A8), (0x8847, 0x8848)
-REASON_ACTION = 1
+REASON_NO_MATCH, REASON_ACTION = 0, 1
 
 # What in a packet follows each field; those that are not named are not written to packets.
 FOLLOWS = {
@@ -65,6 +65,7 @@ class Targets:
     table: int
     group: Callable[[int], int]  # address by number; 0 when there is none
     meter: Callable[[int], int]
+    miss: bool = False  # the flow is what a table does with packets that no other matches
 
 
 @dataclass
@@ -167,7 +168,8 @@ def add_output(made: Program, port: int, max_len: int) -> None:
     if port in (0, p.PORT_ANY) or (p.PORT_MAX <= port < p.PORT_IN_PORT):
         raise bad(ACTION_BAD_PORT, f"output to port {port:#x}, which there cannot be")
     if port == p.PORT_CONTROLLER:
-        made.add(p.CONTROLLER, max_len, 0, REASON_ACTION, 0)
+        miss = made.targets is not None and made.targets.miss
+        made.add(p.CONTROLLER, max_len, 0, REASON_NO_MATCH if miss else REASON_ACTION, 0)
     elif port == p.PORT_TABLE:
         made.add(p.RESUBMIT, 0)
     else:

@@ -11,9 +11,16 @@ from enum import IntEnum
 
 import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_region import FlowRegion, RegionError
-from penstock.engine.flow_tables import ANY_TABLE, FlowEntry, FlowTables
+from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
+from penstock.engine.group_tables import Band, Bucket, GroupTable, MeterTable
 from penstock.machine import monotonic_ns
-from penstock.openflow.actions import Program, Targets, compile_instructions
+from penstock.openflow.actions import (
+    Program,
+    Targets,
+    apply_instruction,
+    compile_actions,
+    compile_instructions,
+)
 from penstock.openflow.match import Match
 from penstock.openflow.wire import (
     FLOW_MOD_BAD_COMMAND,
@@ -27,9 +34,13 @@ from penstock.packet.fields import KEY_SIZE
 
 SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
 ALL_TABLES = 0xFF
+BUCKET_HEAD = 16
 LAST_TABLE = 254
+PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
+FAIL_OPEN = 0xF0F0F0
 ANY_PORT = ANY_GROUP = 0xFFFFFFFF
 PROGRAMS_MAX = 65536
+GROUPS_FULL, METERS_FULL = 3, 10
 
 
 class Command(IntEnum):
@@ -48,6 +59,7 @@ class Removal(IntEnum):
     IDLE = 0
     HARD = 1
     DELETE = 2
+    GROUP_DELETE = 3
 
 
 @dataclass(slots=True)
@@ -86,16 +98,39 @@ EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
 
 
 class OpenFlowBridge:
-    """The flow tables of one bridge; ``on_removed`` is told of flows that asked for it."""
+    """The flow tables, groups and meters of one bridge; ``on_removed`` is told of flows that asked for it."""
 
     def __init__(
-        self, region: FlowRegion, tables: FlowTables, on_removed: Callable[[FlowEntry, Removal], None]
+        self,
+        region: FlowRegion,
+        tables: FlowTables,
+        cycles_hz: int,
+        on_removed: Callable[[FlowEntry, Removal], None],
     ) -> None:
         self.region = region
         self.tables = tables
+        self.groups = GroupTable(region, tables.address)
+        self.meters = MeterTable(region, tables.address, cycles_hz)
         self.name = tables.row["name"].decode()
         self._on_removed = on_removed
-        self._compiled: dict[tuple[bytes, int], Program] = {}
+        self._misses_told = False
+        self._compiled: dict[tuple[bytes, int, bool], Program] = {}
+
+    def resume(self) -> None:
+        """Learn what the actions read of packets in a pipeline that another control process made."""
+        reads = 0
+        for program in self.region.programs():
+            reads |= self._compile(self.region.source(program), ANY_TABLE).reads
+        if reads:
+            self.tables.reads(reads.to_bytes(KEY_SIZE, "big"))
+
+    def destroy(self) -> None:
+        """Give all of it back; the engine uses it no more."""
+        self.tables.destroy()
+        for number in list(self.groups.numbers()):
+            self.groups.remove(number)
+        for number in list(self.meters.numbers()):
+            self.meters.remove(number)
 
     # Changes
 
@@ -138,7 +173,7 @@ class OpenFlowBridge:
     def _add(self, mod: FlowMod) -> None:
         if not 0 <= mod.table <= LAST_TABLE:
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
-        program = self._program(mod.instructions, mod.table)
+        program = self._program(mod.instructions, mod.table, mod.priority == 0 and not any(mod.match.mask))
         if mod.flags & CHECK_OVERLAP:
             key, mask = mod.match.key, mod.match.mask
             for other in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
@@ -166,7 +201,7 @@ class OpenFlowBridge:
             self._add(mod)
             return
         for entry in found:
-            program = self._program(mod.instructions, entry.table)
+            program = self._program(mod.instructions, entry.table, entry.priority == 0 and not any(entry.mask))
             cookie = mod.cookie if mod.modify_adds else None
             self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
 
@@ -179,6 +214,8 @@ class OpenFlowBridge:
         else:
             found = self.tables.scan(table, key, mask, cookie=mod.cookie, cookie_mask=mod.cookie_mask)
         for entry in found:
+            if entry.priority > PRIORITY_MAX:
+                continue
             if strict and (entry.priority, entry.mask) != (mod.priority, mask):
                 continue
             if (entry.cookie ^ mod.cookie) & mod.cookie_mask == 0 and self._sends(entry, mod.out_port, mod.out_group):
@@ -188,26 +225,139 @@ class OpenFlowBridge:
         """Whether a flow's instructions output to a port and a group; the ANY_ ones ask nothing."""
         if port == ANY_PORT and group == ANY_GROUP:
             return True
-        made = self._compile(self.region.source(entry.program), entry.table)
+        made = self._of(entry)
         return (port == ANY_PORT or port in made.ports) and (group == ANY_GROUP or group in made.groups)
 
-    def _compile(self, instructions: bytes, table: int) -> Program:
-        known = self._compiled.get((instructions, table))
+    def _targets(self, table: int, miss: bool = False) -> Targets:
+        return Targets(table, self.groups.address, self.meters.address, miss)
+
+    def _compile(self, instructions: bytes, table: int, miss: bool = False) -> Program:
+        known = self._compiled.get((instructions, table, miss))
         if known is None:
-            targets = Targets(table, lambda _number: 0, lambda _number: 0)
-            known = compile_instructions(instructions, targets)
+            known = compile_instructions(instructions, self._targets(table, miss))
             if len(self._compiled) >= PROGRAMS_MAX:
                 self._compiled.clear()
-            self._compiled[instructions, table] = known
+            self._compiled[instructions, table, miss] = known
         return known
 
-    def _program(self, instructions: bytes, table: int) -> int:
-        made = self._compile(instructions, table)
+    def _program(self, instructions: bytes, table: int, miss: bool) -> int:
+        return self._store(self._compile(instructions, table, miss), instructions)
+
+    def _store(self, made: Program, source: bytes) -> int:
         if made.reads:
             self.tables.reads(made.reads.to_bytes(KEY_SIZE, "big"))
-        return self.region.program(made.operations, instructions)
+        return self.region.program(made.operations, source)
+
+    def packet_out_program(self, instructions: bytes) -> int:
+        """The program for a packet-out's actions. Raises OpenFlowError."""
+        return self._store(self._compile(instructions, ANY_TABLE), instructions)
+
+    # Groups and meters
+
+    def bucket_program(self, actions: bytes) -> tuple[int, set[int]]:
+        """The program for a bucket's actions, and the groups that they name. Raises OpenFlowError."""
+        made = Program(targets=self._targets(0))
+        compile_actions(made, memoryview(actions))
+        return self._store(made, apply_instruction(actions)), made.groups
+
+    def reachable_groups(self, numbers: set[int]) -> set[int]:
+        """These groups and all that their buckets lead to."""
+        found: set[int] = set()
+        waiting = set(numbers)
+        while waiting:
+            number = waiting.pop()
+            if number in found or number not in self.groups.addresses:
+                continue
+            found.add(number)
+            _, source = self.groups.describe(number)
+            for actions in bucket_actions(source):
+                waiting |= self.bucket_program(actions)[1]
+        return found
+
+    def put_group(self, number: int, kind: int, buckets: list[Bucket], source: bytes) -> None:
+        """Add a group, or replace what it is. Raises OpenFlowError when there is no room."""
+        try:
+            self.groups.put(number, kind, buckets, source)
+        except RegionError as error:
+            raise OpenFlowError(ErrorType.GROUP_MOD_FAILED, GROUPS_FULL, str(error)) from error
+        self._compiled.clear()
+
+    def remove_groups(self, numbers: list[int]) -> None:
+        """Remove groups, the flows that name them, and what names them in other groups' buckets."""
+        self._remove_users(lambda made: bool(made.groups & set(numbers)))
+        for number in numbers:
+            self.groups.remove(number)
+        self._compiled.clear()
+        self.region.run_deferred()
+
+    def put_meter(self, number: int, flags: int, kbps: bool, bands: list[Band]) -> None:
+        """Add a meter, or replace what it is. Raises OpenFlowError when there is no room."""
+        try:
+            self.meters.put(number, flags, kbps, bands)
+        except RegionError as error:
+            raise OpenFlowError(ErrorType.METER_MOD_FAILED, METERS_FULL, str(error)) from error
+        self._compiled.clear()
+
+    def remove_meters(self, numbers: list[int]) -> None:
+        """Remove meters and the flows that name them."""
+        self._remove_users(lambda made: bool(made.meters & set(numbers)))
+        for number in numbers:
+            self.meters.remove(number)
+        self._compiled.clear()
+        self.region.run_deferred()
+
+    def _remove_users(self, names: Callable[[Program], bool]) -> None:
+        gone = [entry for entry in self.tables.scan() if names(self._of(entry))]
+        for entry in gone:
+            self.tables.remove(entry.address)
+        self.tables.commit()
+        for entry in gone:
+            if entry.flags & SEND_FLOW_REM:
+                self._on_removed(entry, Removal.GROUP_DELETE)
+
+    def _of(self, entry: FlowEntry) -> Program:
+        return self._compile(self.region.source(entry.program), entry.table)
+
+    def group_references(self) -> dict[int, int]:
+        """How many flows name each group."""
+        return self._references(lambda made: made.groups)
+
+    def meter_references(self) -> dict[int, int]:
+        """How many flows name each meter."""
+        return self._references(lambda made: made.meters)
+
+    def _references(self, named: Callable[[Program], set[int]]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for entry in self.tables.scan():
+            for number in named(self._of(entry)):
+                found[number] = found.get(number, 0) + 1
+        return found
+
+    def set_misses_told(self, wanted: bool) -> None:
+        """Whether packets that no flow matches go to controllers that take them unasked."""
+        if wanted != self._misses_told:
+            self._misses_told = wanted
+            self.tables.set_every_miss(MISS_CONTROLLER if wanted else MISS_DROP)
+
+    # The switch's own flows
+
+    def set_fail_open(self, wanted: bool) -> None:
+        """Whether NORMAL forwards everything, whatever the flows say."""
+        present = self.tables.find(0, FAIL_OPEN, EMPTY.key, EMPTY.mask)
+        if wanted == bool(present):
+            return
+        if wanted:
+            program = self._program(normal_instructions(), 0, False)
+            self.tables.add(0, FAIL_OPEN, EMPTY.key, EMPTY.mask, program)
+        else:
+            self.tables.remove(present)
+        self.tables.commit()
 
     # Statistics
+
+    def visible(self) -> Iterator[FlowEntry]:
+        """All flows but the switch's own."""
+        return (entry for entry in self.tables.scan() if entry.priority <= PRIORITY_MAX)
 
     def flows(self, select: Select) -> Iterator[FlowEntry]:
         """The flows that a request is about."""
@@ -216,7 +366,7 @@ class OpenFlowBridge:
         for entry in self.tables.scan(
             table, match.key, match.mask, cookie=select.cookie, cookie_mask=select.cookie_mask
         ):
-            if self._sends(entry, select.out_port, select.out_group):
+            if entry.priority <= PRIORITY_MAX and self._sends(entry, select.out_port, select.out_group):
                 yield entry
 
     def instructions(self, entry: FlowEntry) -> bytes:
@@ -236,6 +386,15 @@ class OpenFlowBridge:
             hard = entry.hard and now - entry.modified >= entry.hard * 1_000_000_000
             if entry.flags & SEND_FLOW_REM:
                 self._on_removed(entry, Removal.HARD if hard else Removal.IDLE)
+
+
+def bucket_actions(source: bytes) -> Iterator[bytes]:
+    """The actions of each of a group's buckets, which were checked when the group came."""
+    at = 0
+    while at < len(source):
+        length = int.from_bytes(source[at : at + 2], "big")
+        yield source[at + BUCKET_HEAD : at + length]
+        at += length
 
 
 def normal_instructions() -> bytes:

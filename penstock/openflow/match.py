@@ -70,6 +70,11 @@ class Match:
     mask: bytes
 
 
+def in_key(row: Field) -> int:
+    """Where a field's lowest bit lies in the key seen as a number."""
+    return (KEY_SIZE - row.offset - row.size) * 8 + row.shift
+
+
 def make(key: int, mask: int) -> Match:
     """A match from key and mask as numbers."""
     return Match(key.to_bytes(KEY_SIZE, "big"), mask.to_bytes(KEY_SIZE, "big"))

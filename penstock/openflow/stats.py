@@ -6,15 +6,33 @@ OpenFlow 1.0.2, section 5.3.5; 1.3.5, section 7.3.5; NXST_FLOW and NXST_AGGREGAT
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version as package_version
 
 from penstock.engine.flow_tables import FlowEntry
 from penstock.machine import monotonic_ns
+from penstock.openflow import groups
+from penstock.openflow import ports as port_codec
+from penstock.openflow.actions import NICIRA_ID
 from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import ANY_PORT, OpenFlowBridge, Select
 from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
-from penstock.openflow.wire import BAD_LEN, OF10, ErrorType, OpenFlowError, Type, message
+from penstock.openflow.session import Session
+from penstock.openflow.table_features import table_features
+from penstock.openflow.wire import (
+    BAD_EXP_TYPE,
+    BAD_EXPERIMENTER,
+    BAD_LEN,
+    BAD_MULTIPART,
+    OF10,
+    OF13,
+    ErrorType,
+    OpenFlowError,
+    Raw,
+    Type,
+    message,
+)
 
 DESC, FLOW, AGGREGATE, TABLE, PORT, QUEUE, GROUP, GROUP_DESC, GROUP_FEATURES, METER, METER_CONFIG, METER_FEATURES = (
     range(12)
@@ -25,6 +43,9 @@ MORE = 1
 PART_MAX = 60000
 NANOSECONDS = 1_000_000_000
 NONE_16 = 0xFFFF
+TABLES = 254
+FLOWS_MAX = 1 << 22
+BAD_PORT = 11
 
 
 def parts(version: int, xid: int, kind: int, entries: Iterable[bytes], prefix: bytes = b"") -> Iterator[bytes]:
@@ -125,17 +146,88 @@ def aggregate(bridge: OpenFlowBridge, select: Select) -> bytes:
 def tables(version: int, bridge: OpenFlowBridge) -> Iterator[bytes]:
     """One entry for each table."""
     counts: dict[int, int] = {}
-    for entry in bridge.tables.scan():
+    for entry in bridge.visible():
         counts[entry.table] = counts.get(entry.table, 0) + 1
-    for table, (lookups, matched) in enumerate(bridge.tables.table_counters()[:255]):
+    for table, (lookups, matched) in enumerate(bridge.tables.table_counters()[:TABLES]):
         if version == OF10:
             name = (b"classifier" if table == 0 else b"table%d" % table).ljust(32, b"\0")
             yield struct.pack(
-                "!B3x32sIIIQQ", table, name, (1 << 22) - 1, 1_000_000, counts.get(table, 0), lookups, matched
+                "!B3x32sIIIQQ", table, name, (1 << 22) - 1, FLOWS_MAX, counts.get(table, 0), lookups, matched
             )
         else:
             yield struct.pack("!B3xIQQ", table, counts.get(table, 0), lookups, matched)
 
 
-def now_ns() -> int:
-    return int(monotonic_ns())
+async def _ports(session: Session, body: memoryview) -> Iterable[bytes]:
+    version = session.version
+    (wanted,) = struct.unpack_from("!H" if version == OF10 else "!I", body)
+    wanted = port_32(wanted) if version == OF10 else wanted
+    now = int(monotonic_ns())
+    ports = [port for port in await session.host.read_ports() if wanted in (ANY_PORT, port.number)]
+    if not ports and wanted != ANY_PORT:
+        raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PORT, f"port {wanted} does not exist")
+    return [port_codec.statistics(version, port, now) for port in ports]
+
+
+async def answer(session: Session, raw: Raw) -> Iterable[bytes]:
+    """The replies to a request for statistics. Raises OpenFlowError."""
+    version, xid = session.version, raw.xid
+    kind, _flags = struct.unpack_from("!HH", raw.body)
+    body = raw.body[4 if version == OF10 else 8 :]
+    bridge = session.host.bridge
+    now = int(monotonic_ns())
+    if kind == PORT:
+        return parts(version, xid, kind, await _ports(session, body))
+    if kind == EXPERIMENTER:
+        return _nicira(session, raw, body)
+    if kind == FLOW:
+        chosen = select_10(body) if version == OF10 else select_13(body)
+        write = flow_10 if version == OF10 else flow_13
+        return parts(version, xid, kind, (write(bridge, each, now) for each in bridge.flows(chosen)))
+    if kind == AGGREGATE:
+        return parts(version, xid, kind, [aggregate(bridge, select_10(body) if version == OF10 else select_13(body))])
+    if kind == DESC:
+        return parts(version, xid, kind, [_description(bridge)])
+    if kind == TABLE:
+        return parts(version, xid, kind, tables(version, bridge))
+    if kind == QUEUE:
+        return parts(version, xid, kind, [])
+    if version == OF13 and kind in REQUESTS_13:
+        return parts(version, xid, kind, REQUESTS_13[kind](session, body))
+    raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_MULTIPART, f"statistics of type {kind} are not there")
+
+
+def _port_descriptions(session: Session, _body: memoryview) -> Iterable[bytes]:
+    return [port_codec.describe(OF13, port) for _, port in sorted(session.host.ports.items())]
+
+
+REQUESTS_13: dict[int, Callable[[Session, memoryview], Iterable[bytes]]] = {
+    GROUP: lambda session, body: groups.group_stats(session.host.bridge, body),
+    GROUP_DESC: lambda session, _body: groups.group_descriptions(session.host.bridge),
+    GROUP_FEATURES: lambda _session, _body: [groups.group_features()],
+    METER: lambda session, body: groups.meter_stats(session.host.bridge, body),
+    METER_CONFIG: lambda session, body: groups.meter_configs(session.host.bridge, body),
+    METER_FEATURES: lambda _session, _body: [groups.meter_features()],
+    TABLE_FEATURES: lambda _session, _body: table_features(),
+    PORT_DESC: _port_descriptions,
+}
+
+
+def _description(bridge: OpenFlowBridge) -> bytes:
+    texts = (("Penstock", 256), ("Penstock", 256), (package_version("penstock"), 256), ("None", 32), (bridge.name, 256))
+    return b"".join(text.encode().ljust(size, b"\0") for text, size in texts)
+
+
+def _nicira(session: Session, raw: Raw, body: memoryview) -> Iterable[bytes]:
+    vendor, subtype = struct.unpack_from("!II", body)
+    if vendor != NICIRA_ID:
+        raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_EXPERIMENTER, f"experimenter {vendor:#x} is unknown")
+    # In 1.0 the header of Nicira's statistics has 4 bytes of padding.
+    start, prefix = (12, struct.pack("!II4x", vendor, subtype)) if session.version == OF10 else (8, bytes(body[:8]))
+    bridge, now = session.host.bridge, int(monotonic_ns())
+    if subtype == NX_FLOW:
+        entries = (flow_nx(bridge, each, now) for each in bridge.flows(select_nx(body[start:])))
+        return parts(session.version, raw.xid, EXPERIMENTER, entries, prefix)
+    if subtype == NX_AGGREGATE:
+        return parts(session.version, raw.xid, EXPERIMENTER, [aggregate(bridge, select_nx(body[start:]))], prefix)
+    raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_EXP_TYPE, f"Nicira statistics {subtype} are not there")

@@ -12,6 +12,7 @@ from enum import IntEnum
 OF10, OF13 = 1, 4
 HEADER = struct.Struct("!BBHI")
 MESSAGE_MAX = 0xFFFF
+ONF_ID = 0x4F4E4600  # whose extension's errors have numbers of their own
 ERROR_DATA_MAX = 64  # bytes of the refused message that go back
 
 
@@ -86,6 +87,7 @@ class ErrorType(IntEnum):
     ROLE_REQUEST_FAILED = 11
     METER_MOD_FAILED = 12
     TABLE_FEATURES_FAILED = 13
+    EXPERIMENTER = 0xFFFF
 
 
 # What of these OpenFlow 1.0 has, and what comes nearest to the others.
@@ -127,7 +129,10 @@ class OpenFlowError(Exception):
                 kind = ERRORS_10[self.kind]
             else:
                 kind, code = BAD_REQUEST_10
-        body = struct.pack("!HH", kind, code) + refused[:ERROR_DATA_MAX]
+        body = struct.pack("!HH", kind, code)
+        if self.kind == ErrorType.EXPERIMENTER:
+            body += struct.pack("!I", ONF_ID)
+        body += refused[:ERROR_DATA_MAX]
         return message(version, Type.ERROR, xid, body)
 
 

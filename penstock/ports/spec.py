@@ -8,16 +8,32 @@ sentence (`Doc`) together make the parser, its error messages and the reference 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_doc import Doc
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Interval, Len, Predicate
 
 __all__ = ["BridgeSpec", "Doc", "PortSpec", "PortState", "VlanConfig", "VlanId", "VlanMode"]
 
 VlanMode = Literal["access", "trunk", "native-tagged", "native-untagged"]
 VlanId = Annotated[int, Interval(ge=1, le=4094)]
+_TARGET = re.compile(r"(tcp|ssl):(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:\d{1,5})?|p?unix:\S+|(ptcp|pssl):(\d{1,5})?(:\S+)?")
+
+
+def is_target(text: str) -> bool:
+    """names a controller, as in tcp:127.0.0.1:6653 or ptcp:6653"""
+    return bool(_TARGET.fullmatch(text))
+
+
+def is_datapath_id(text: str) -> bool:
+    """has 16 hexadecimal digits, not all 0"""
+    return bool(re.fullmatch(r"[0-9a-fA-F]{16}", text)) and int(text, 16) != 0
+
+
+Target = Annotated[str, Predicate(is_target)]
+DatapathId = Annotated[str, Predicate(is_datapath_id)]
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,50 @@ class BridgeSpec:
         Interval(ge=16, le=4_194_304),
         Doc("How many MAC addresses the bridge can learn; beyond that, frames to unknown ones are flooded."),
     ] = 8192
+    controllers: Annotated[
+        tuple[Target, ...],
+        Doc(
+            "OpenFlow controllers to connect to (`tcp:HOST[:PORT]`, `ssl:HOST[:PORT]`, `unix:PATH`) or to wait for "
+            "(`ptcp:[PORT][:HOST]`, `pssl:[PORT][:HOST]`, `punix:PATH`). The port is 6653 when none is given."
+        ),
+    ] = ()
+    protocols: Annotated[
+        tuple[Literal["OpenFlow10", "OpenFlow13"], ...], Len(1), Doc("The versions of OpenFlow that are spoken.")
+    ] = ("OpenFlow10", "OpenFlow13")
+    fail_mode: Annotated[
+        Literal["standalone", "secure"],
+        Doc(
+            "What the bridge does without a controller. `standalone`: forwards as a learning switch when none is "
+            "configured, or when none was heard of for three probes. `secure`: goes on with the flows it has."
+        ),
+    ] = "standalone"
+    datapath_id: Annotated[
+        DatapathId | None, Doc("The bridge's id in OpenFlow, 16 hexadecimal digits; else one is made of its name.")
+    ] = None
+    inactivity_probe: Annotated[
+        int,
+        Interval(ge=0, le=86400),
+        Doc("Seconds of silence after which a controller is asked for a sign of life; 0: never."),
+    ] = 5
+    max_backoff: Annotated[
+        int, Interval(ge=1, le=3600), Doc("The longest pause, in seconds, between attempts to reach a controller.")
+    ] = 8
+    controller_rate_limit: Annotated[
+        int, Interval(ge=0, le=10_000_000), Doc("Packets in a second that a controller is sent at most; 0: any number.")
+    ] = 0
+    controller_burst_limit: Annotated[
+        int, Interval(ge=0, le=10_000_000), Doc("Packets of that at once; 0: as many as in a second.")
+    ] = 0
+    private_key: Annotated[str | None, Doc("File with the private key for `ssl:` and `pssl:`, PEM.")] = None
+    certificate: Annotated[str | None, Doc("File with the certificate of that key, PEM.")] = None
+    ca_cert: Annotated[str | None, Doc("File with the certificate of who signs controllers' certificates, PEM.")] = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "controllers": list(self.controllers), "protocols": list(self.protocols)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BridgeSpec:
-        return cls(**data)
+        return cls(**{**data, "controllers": tuple(data["controllers"]), "protocols": tuple(data["protocols"])})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock.config.load import load
 from penstock.engine.client import EngineClient
+from penstock.openflow.agent import Agent
 from penstock.switch.control import Control
 from penstock.switch.errors import SourceError
 from penstock.switch.rundir import CONTROL_SOCKET, RundirError, make_rundir
@@ -48,7 +49,7 @@ async def _run(rundir: Path, config: Path, connect: Callable[[Path], EngineClien
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    control = Control(rundir, partial(load, config), partial(connect, rundir), _notifier())
+    control = Control(rundir, partial(load, config), partial(connect, rundir), _notifier(), Agent)
     await control.run(ControlServer(rundir / CONTROL_SOCKET, verbs(control), streams(control)), stop)
 
 

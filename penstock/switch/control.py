@@ -12,18 +12,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.engine.client import EngineClient, EngineError, EngineGone
+from penstock.ports.spec import PortState
 from penstock.switch.captures import Captures
 from penstock.switch.engine_link import EngineLink
 from penstock.switch.model import DesiredState
 from penstock.switch.reconcile import (
     AddBridge,
     AddPort,
+    Change,
     Outcome,
     SetBridge,
     SetPort,
@@ -40,6 +42,25 @@ _TICK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
+class Follower(Protocol):
+    """What stands above the control process and follows the engine with it. EngineGone may come out of any of these."""
+
+    async def attach(self) -> None:
+        """An engine is connected; nothing was changed in it yet."""
+
+    async def bridges(self, desired: DesiredState) -> None:
+        """The engine has the bridges that it shall have; ports are added next."""
+
+    async def ports(self, states: Mapping[str, PortState], *, fresh: bool) -> None:
+        """The ports as they are now; ``fresh`` after some were added."""
+
+    async def tick(self) -> None:
+        """A second has gone by."""
+
+    async def close(self) -> None:
+        """The control process ends."""
+
+
 class Control:
     """One control process. `load` reads the desired state anew from its source; `connect` reaches the engine."""
 
@@ -49,11 +70,13 @@ class Control:
         load: Callable[[], DesiredState],
         connect: Callable[[], EngineClient],
         notify: Callable[[dict[str, Any]], None],
+        follow: Callable[[Path, EngineLink], Follower],
     ) -> None:
         self.rundir = rundir
         self.load = load
         self.link = EngineLink(connect)
         self.captures = Captures(self.link)
+        self.follower = follow(rundir, self.link)
         self.notify = notify
         self.started = time.time()
         self.desired = DesiredState()
@@ -76,6 +99,7 @@ class Control:
             for task in [*tasks, stopped]:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await self.follower.close()
             await server.stop()
             self.link.close()
             os.close(lock)
@@ -99,12 +123,17 @@ class Control:
         async with self._changing:
             desired = self.desired
 
-            def carry_out(client: EngineClient) -> list[Outcome]:
+            def carry_out(client: EngineClient) -> tuple[list[Outcome], list[Change]]:
                 actual = client.ports()
                 outcomes = apply(client, repairs(actual, desired)) if repair else []
-                return outcomes + apply(client, plan(client.bridges(), client.ports() if outcomes else actual, desired))
+                changes = plan(client.bridges(), client.ports() if outcomes else actual, desired)
+                additions: list[Change] = [change for change in changes if isinstance(change, AddPort)]
+                return outcomes + apply(client, [each for each in changes if each not in additions]), additions
 
-            outcomes = await self.link.call(carry_out)
+            outcomes, additions = await self.link.call(carry_out)
+            await self.follower.bridges(desired)
+            outcomes += await self.link.call(lambda client: apply(client, additions))
+            await self.follower.ports(await self.link.call(lambda client: client.ports()), fresh=bool(outcomes))
             self._note(outcomes)
             return outcomes
 
@@ -145,6 +174,7 @@ class Control:
         while True:
             await self.link.open()
             try:
+                await self.follower.attach()
                 outcomes = await self.reconcile()
                 if not self.failures:
                     await self.link.call(lambda client: client.settle())
@@ -173,6 +203,8 @@ class Control:
                 actual = await self.link.call(lambda client: client.ports())
                 for state in (broken := broken_ports(actual, self.desired)):
                     _log.warning("port %s is broken (%s); making it again", state.spec.name, state.error)
+                await self.follower.ports(actual, fresh=False)
+                await self.follower.tick()
                 if broken or self.failures:
                     await self.reconcile(repair=True)
             except EngineGone:

@@ -30,6 +30,7 @@ class EngineLink:
         self._connect = connect
         self._client: EngineClient | None = None
         self._lost = asyncio.Event()
+        self.on_drop: Callable[[], None] = lambda: None  # called when the engine is gone, before its memory is
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine-call")
 
     @property
@@ -76,6 +77,7 @@ class EngineLink:
         if client is not self._client:
             return
         self._client = None
+        self.on_drop()
         asyncio.get_running_loop().remove_reader(client.fileno())
         self._thread.submit(client.close)
         self._lost.set()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.engine.engine import Engine
-from penstock.engine.frames import read_records, write_packet_out
+from penstock.engine.frames import OUT_NORMAL, OUT_PORT, Out, read_packet_ins, read_records, write_packet_out
 from penstock.engine.open_port import EngineFault
 from penstock.engine.warm import warm
 from penstock.machine import records
@@ -224,8 +224,8 @@ class TestHandover:
         ring = engine.workers.packet_out
         numbers = {name: port.number for name, port in engine.ports.items()}
         raw, normal = tagged(frame(mac(2), mac(1)), 3), tagged(frame(mac(2), mac(1)), 7)
-        assert write_packet_out(ring, raw, -1, numbers["b"])
-        assert write_packet_out(ring, normal, numbers["a"], -1)
+        assert write_packet_out(ring, raw, -1, Out(OUT_PORT, numbers["b"]))
+        assert write_packet_out(ring, normal, numbers["a"], Out(OUT_NORMAL))
         engine.workers.kick()
         wait_until(lambda: counters(engine, "b")["tx_packets"] == 2, "both frames")
         assert sent(engine, "b") == [raw, frame(mac(2), mac(1))]
@@ -233,7 +233,7 @@ class TestHandover:
         assert fdb(engine, "br0") == {(7, mac(1)): "a"}
         big = frame(mac(2), mac(1), bytes(65535 - 14))
         engine.set_port(PortSpec("br0", "c", "dummy", engine.ports["c"].spec.options, mtu=65535))
-        assert write_packet_out(ring, big, -1, numbers["c"])
+        assert write_packet_out(ring, big, -1, Out(OUT_PORT, numbers["c"]))
         engine.workers.kick()
         wait_until(lambda: counters(engine, "c")["tx_packets"] == 2, "the large frame")
         assert sent(engine, "c") == [big]
@@ -242,8 +242,8 @@ class TestHandover:
         add_bridge(engine, "a", "b")
         number = engine.ports["b"].number
         engine.remove_port("b")
-        for source, target in ((-1, number), (number, -1)):
-            assert write_packet_out(engine.workers.packet_out, frame(mac(2), mac(1)), source, target)
+        for source, out in ((-1, Out(OUT_PORT, number)), (number, Out(OUT_NORMAL))):
+            assert write_packet_out(engine.workers.packet_out, frame(mac(2), mac(1)), source, out)
         engine.workers.kick()
         ring = records(RECORD_RING, engine.workers.packet_out)[0]
         wait_until(lambda: ring["head"] == ring["tail"], "the frames to be taken")
@@ -255,11 +255,11 @@ class TestHandover:
         ring = int(engine.workers.all[0].row["packet_in"])
         hello = frame(bytes.fromhex("0180c200000e"), mac(1), bytes(range(200)) * 5)
         send(engine, "a", [hello])
-        assert list(read_records(ring)) == []
+        assert list(read_packet_ins(ring)) == []
         engine.set_punt(True)
         send(engine, "a", [hello, tagged(hello, 9)])
         engine.set_punt(False)
-        assert [(each.port, each.data) for each in read_records(ring)] == [
+        assert [(each.port, each.data) for each in read_packet_ins(ring)] == [
             (engine.ports["a"].number, hello),
             (engine.ports["a"].number, tagged(hello, 9)),
         ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.datapath.pipeline.layout import BUCKET, BUCKETS_AT, GROUP, GROUP_BUCKETS
-from penstock.datapath.pipeline.meters import BAND, METER
+from penstock.datapath.pipeline.meters import BAND, BANDS_AT, METER, METER_BANDS
 from penstock.datapath.pipeline.program import SET, operation
 from penstock.engine.engine import Engine
 from penstock.engine.flow_region import FlowRegion, make_region
@@ -66,14 +66,13 @@ class Bench:
 
     def new_tables(self) -> FlowTables:
         """Give the bridge an empty pipeline."""
-        self.tables = FlowTables.create(self.region, 0, "br0")
+        self.tables = FlowTables.create(self.region, "br0")
         self.use(self.tables)
         return self.tables
 
     def use(self, tables: FlowTables) -> None:
         """Have the bridge run by these tables."""
         self.tables = tables
-        tables.set_ports({port.ofport: port.number for port in self.engine.ports.values()})
         self.engine.set_pipeline("br0", tables.address)
 
     def add(self, table: int, priority: int, operations: Sequence[int], commit: bool = True, **fields: Any) -> int:
@@ -87,7 +86,8 @@ class Bench:
     def group(self, kind: int, buckets: Sequence[tuple[list[int], int, int]]) -> int:
         """A group of buckets: operations, weight, watched port (PORT_ANY: none); its address."""
         block = self.region.allocate(BUCKETS_AT + len(buckets) * BUCKET.itemsize)
-        records(GROUP_BUCKETS, block)[0]["count"] = len(buckets)
+        head = records(GROUP_BUCKETS, block)[0]
+        head["count"], head["kind"] = len(buckets), kind
         rows = records(BUCKET, block + BUCKETS_AT, len(buckets))
         for index, (operations, weight, port) in enumerate(buckets):
             row = rows[index]
@@ -95,16 +95,18 @@ class Bench:
             row["watch_port"], row["id"], row["number"] = port, self.region.take_id(), index
         group = self.region.allocate(GROUP.itemsize)
         row = records(GROUP, group)[0]
-        row["buckets"], row["kind"], row["id"] = block, kind, self.region.take_id()
+        row["buckets"], row["id"] = block, self.region.take_id()
         return group
 
     def meter(self, rate: int, burst: int, kind: int, *, kbps: bool = False, level: int = 0) -> int:
         """A meter of one band; its address."""
         hz = self.engine.workers.cycles_hz
-        meter = self.region.allocate(METER.itemsize)
+        meter, bands = self.region.allocate(METER.itemsize), self.region.allocate(METER_BANDS.itemsize)
         row = records(METER, meter)[0]
-        row["kbps"], row["count"], row["id"] = int(kbps), 1, self.region.take_id()
-        band = records(BAND, meter + METER.fields["bands"][1])[0]  # type: ignore[index]
+        row["bands"], row["id"] = bands, self.region.take_id()
+        row = records(METER_BANDS, bands)[0]
+        row["kbps"], row["count"] = int(kbps), 1
+        band = records(BAND, bands + BANDS_AT)[0]
         band["limit"] = band["bucket"] = burst * hz
         band["rate"], band["kind"], band["level"], band["id"] = rate, kind, level, self.region.take_id()
         return meter

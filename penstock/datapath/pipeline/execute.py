@@ -106,7 +106,7 @@ def miss(worker, x, table):
         return table + 1
     e.reason = NO_FLOW
     if what == MISS_CONTROLLER:
-        e.outputs += packet_in(worker, x, 0, REASON_NO_MATCH, 0, pipeline_at(e.pipeline).miss_len, 0)
+        e.outputs += packet_in(worker, x, 0, table, REASON_NO_MATCH, 0, pipeline_at(e.pipeline).miss_len, 0)
     return -1
 
 
@@ -196,15 +196,15 @@ def run_group(worker, x, group):
     """Send the packet through a group."""
     e = exec_at(x)
     w = worker_at(worker)
-    g = group_at(group)
     if w.trace == 0:
-        count_flow(e.counters, g.id, 1, e.octets, w.now)
-    if g.kind == GROUP_ALL:
+        count_flow(e.counters, group_at(group).id, 1, e.octets, w.now)
+    # The buckets are those of this instant, even if the group is changed meanwhile.
+    buckets = load_acquire(group)
+    if group_buckets_at(buckets).kind == GROUP_ALL:
         if push_frame(x, group, FRAME_ALL, 0, 0) == 1:
-            # The buckets are those of this instant, even if the group is changed meanwhile.
-            frame_at(x + EXEC_FRAMES + (e.depth - 1) * FRAME_BYTES).flow = load_acquire(group)
+            frame_at(x + EXEC_FRAMES + (e.depth - 1) * FRAME_BYTES).flow = buckets
         return 0
-    bucket = choose_bucket(worker, x, group)
+    bucket = choose_bucket(worker, x, buckets)
     if bucket == 0:
         e.reason = NO_LIVE_BUCKET
         return 0
@@ -282,7 +282,7 @@ def run_operation(worker, x, frame, operation, word):
         return run_group(worker, x, load64(operation + 8))
     if code == CONTROLLER:
         e.outputs += 1
-        return packet_in(worker, x, frame_at(frame).flow, load64(operation + 8), b, a, load64(operation + 16))
+        return packet_in(worker, x, frame_at(frame).flow, 0, load64(operation + 8), b, a, load64(operation + 16))
     if code == OUTPUT_FIELD:
         return output(worker, x, read_bits(packet_at(e.packet).key, a, load64(operation + 8)))
     if code == METER:
@@ -308,7 +308,7 @@ def run_operation(worker, x, frame, operation, word):
     if code == POP:
         return pop_bits(x, operation)
     if call3(worker_at(worker).edit, worker, e.packet, operation) == EXPIRED:
-        packet_in(worker, x, frame_at(frame).flow, REASON_INVALID_TTL, b, 0xFFFF, 0)
+        packet_in(worker, x, frame_at(frame).flow, 0, REASON_INVALID_TTL, b, 0xFFFF, 0)
         e.reason = TTL_EXPIRED
         frame_at(frame).pc = x + EXEC_ZERO
     return 0
@@ -371,6 +371,7 @@ def begin(x, packet, octets):
     e.reason = FLOW_DROP
     e.stack_count = 0
     e.queue = 0
+    e.start = 0
     return 0
 
 
@@ -400,6 +401,10 @@ def run_program(worker, x, operations, flow):
 
 @entry("int64(int64, int64)")
 def run_tables(worker, x):
-    """Run the pipeline from table 0 for the packet that ``begin`` made ready."""
-    flow = flow_in(worker, x, 0)
-    return run_program(worker, x, operations_of(x, flow), flow)
+    """Run the pipeline from table 0, or from ``EXEC.start``, for the packet that ``begin`` made ready."""
+    flow = 0
+    operations = exec_at(x).start
+    if operations == 0:
+        flow = flow_in(worker, x, 0)
+        operations = operations_of(x, flow)
+    return run_program(worker, x, operations, flow)

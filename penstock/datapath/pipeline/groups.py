@@ -2,8 +2,8 @@
 
 ``select`` is weighted rendezvous hashing: of a hash h of the packet's flow and the bucket, seen as a fraction, the live
 bucket with the least -log(h) / weight is taken. Each has its share of the flows by weight, and the loss of one moves
-only its own flows. A bucket is live
-when its watched port is up or its watched group has a live bucket; one that watches nothing always is.
+only its own flows. A bucket is live when its watched port is up or its watched group has a live bucket; one that
+watches nothing always is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from penstock.datapath.pipeline.layout import (
     GROUP_FAST_FAILOVER,
     GROUP_INDIRECT,
     exec_at,
-    group_at,
     group_bucket_at,
     group_buckets_at,
 )
@@ -90,11 +89,10 @@ def minus_log(value):
 
 
 @kernel
-def choose_bucket(worker, x, group):
+def choose_bucket(worker, x, buckets):
     """The bucket of a group of any kind but ALL for the packet: its address; 0 when none is live."""
     e = exec_at(x)
-    kind = group_at(group).kind
-    buckets = load_acquire(group)
+    kind = group_buckets_at(buckets).kind
     count = group_buckets_at(buckets).count
     if kind == GROUP_INDIRECT:
         return buckets + BUCKETS_AT if count > 0 else 0

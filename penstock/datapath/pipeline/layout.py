@@ -1,7 +1,9 @@
 """The structs of the pipeline: the region that holds flow tables, and what workers read and count in it.
 
 The region is a memfd mapped at REGION_BASE in control and engine alike, so addresses in it mean the same in both.
-Who writes: the control process everything but the COUNTERs and TABLE_COUNTERs, each of which belongs to one worker.
+Who writes: the control process everything but the COUNTERs and TABLE_COUNTERs, each of which belongs to one worker,
+the buckets of meters, which workers share under a lock, and what the engine says of its ports: ``PIPELINE.bridge``,
+``local`` and the map that ``ports`` leads to.
 Workers take no lock. What they follow is published by the store of one pointer or of ``PIPELINE.version``, and is freed
 after every worker has begun a turn since (a quiet point).
 
@@ -69,7 +71,10 @@ PIPELINE = np.dtype(
         ("frags", "i8"),  # handling of IP fragments: FRAG_
         ("miss_len", "i8"),  # bytes of a packet sent to controllers on a miss
         ("bridge", "i8"),  # engine's number of the bridge
-        ("pad", "i8", 6),
+        ("groups", "i8"),  # the first GROUP
+        ("meters", "i8"),  # the first METER
+        ("configured", "i8"),  # 1: flows of the configuration are in
+        ("pad", "i8", 3),
         ("name", "S64"),
         ("tables", "i8", TABLES + 1),  # addresses of TABLEs; 0: empty
     ],
@@ -180,12 +185,19 @@ assert CACHED_BYTES == 256
 # in bits 32..55, the table in bits 56..63.
 STEP_ID, STEP_TABLE = 32, 56
 
-# What a GROUP's buckets are; replaced as a whole.
 GROUP_ALL, GROUP_SELECT, GROUP_INDIRECT, GROUP_FAST_FAILOVER = range(4)
 GROUP = np.dtype(
-    [("buckets", "i8"), ("kind", "i8"), ("id", "i8"), ("number", "i8"), ("pipeline", "i8"), ("created", "i8"),
-     ("source", "i8"), ("source_bytes", "i8")], align=True)  # fmt: skip
-GROUP_BUCKETS = np.dtype([("count", "i8"), ("pad", "i8", 7)], align=True)
+    [
+        ("buckets", "i8"),  # address of GROUP_BUCKETS
+        ("id", "i8"),  # of its counters
+        ("number", "i8"),
+        ("created", "i8"),  # CLOCK_MONOTONIC, nanoseconds
+        ("next", "i8"),  # in the list of its pipeline's
+    ],
+    align=True,
+)
+# What a group is; replaced as a whole. ``count`` BUCKETs follow, then the buckets as OpenFlow 1.3 writes them.
+GROUP_BUCKETS = np.dtype([("count", "i8"), ("kind", "i8"), ("source_bytes", "i8"), ("pad", "i8", 5)], align=True)
 BUCKET = np.dtype(
     [
         ("program", "i8"),
@@ -261,10 +273,10 @@ EXEC = np.dtype(
         ("single", "i8"),  # address of one packet
         ("queue", "i8"),
         ("zero", "i8"),  # an END to go on at
+        ("start", "i8"),  # operations to begin with, of a packet-out; 0: table 0
         ("key", "i8"),  # KEY_SIZE bytes
         ("key_words", "i8"),
         ("word_count", "i8"),
-        ("pad", "i8"),
         ("steps", "i8", TRAIL_MAX),
         ("slots", "i8", 16),  # the action set: addresses of operations by their place in its order
         ("sets", "i8", SET_WORDS_MAX),

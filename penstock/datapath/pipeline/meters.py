@@ -4,7 +4,8 @@ OpenFlow 1.3.5, section 5.7. Every band has a bucket of its own and every packet
 bands whose bucket is too empty for it the one with the highest rate is applied. A bucket holds ``burst``, or one second
 of ``rate`` when that is 0, as Open vSwitch's does. A packet counts once and with the length that it has, a large
 segment too. The bucket's unit is a packet, or a kilobit, times the cycles in a second, so that a refill is one
-multiplication. Workers share a meter under its lock; the control process writes the rest before a flow names it.
+multiplication. Workers share a meter under its lock; the control process writes the rest before a flow names it, and
+replaces all bands at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from penstock.datapath.pipeline.follow import TOS, follow, has
 from penstock.datapath.pipeline.layout import exec_at
 from penstock.datapath.pipeline.lookup import count_flow
 from penstock.datapath.pipeline.program import SET_TOS
-from penstock.machine import cas, cycles, kernel, load8, offset, pause, store8, store_release, view
+from penstock.machine import cas, cycles, kernel, load8, load_acquire, offset, pause, store8, store_release, view
 
 BANDS_MAX = 8
 BAND_DROP, BAND_DSCP_REMARK = 1, 2
@@ -30,36 +31,47 @@ BAND = np.dtype(
         ("kind", "i8"),  # BAND_
         ("level", "i8"),  # of drop precedence that a remark adds
         ("id", "i8"),  # of its counters
+        ("burst", "i8"),  # as the controller gave it
     ],
     align=True,
 )
 METER = np.dtype(
     [
+        ("bands", "i8"),  # address of METER_BANDS
+        ("id", "i8"),  # of its counters
+        ("number", "i8"),
+        ("created", "i8"),  # CLOCK_MONOTONIC, nanoseconds
+        ("next", "i8"),  # in the list of its pipeline's
+    ],
+    align=True,
+)
+# What a meter is; replaced as a whole.
+METER_BANDS = np.dtype(
+    [
         ("lock", "i8"),
         ("last", "i8"),  # cycle counter at the last refill
         ("kbps", "i8"),  # 1: rates are kilobits, 0: packets
         ("count", "i8"),
-        ("id", "i8"),  # of its counters
-        ("number", "i8"),
-        ("created", "i8"),
-        ("flags", "i8"),
+        ("flags", "i8"),  # as the controller gave them
+        ("pad", "i8", 3),
         ("bands", BAND, BANDS_MAX),
     ],
     align=True,
 )
-METER_BANDS, BAND_BYTES = offset(METER, "bands"), BAND.itemsize
+BANDS_AT, BAND_BYTES = offset(METER_BANDS, "bands"), BAND.itemsize
 METER_DROP = 1
 NO_BAND = -1
 PRECEDENCE_MAX = 3
 
 band_at = view(BAND)
 meter_at = view(METER)
+meter_bands_at = view(METER_BANDS)
 
 
 @kernel
 def take_tokens(address, cost, now):
     """Refill all buckets and take ``cost`` from those that have it: the band to apply, or NO_BAND."""
-    m = meter_at(address)
+    m = meter_bands_at(address)
     spent = now - m.last
     if spent < 0:
         spent = 0
@@ -68,7 +80,7 @@ def take_tokens(address, cost, now):
     chosen = NO_BAND
     highest = -1
     for i in range(m.count):
-        b = band_at(address + METER_BANDS + i * BAND_BYTES)
+        b = band_at(address + BANDS_AT + i * BAND_BYTES)
         if spent > b.limit // b.rate:
             b.bucket = b.limit
         else:
@@ -106,21 +118,22 @@ def meter(worker, address, packet):
     w = worker_at(worker)
     if w.trace != 0:
         return 0
-    m = meter_at(address)
+    bands = load_acquire(address)
+    m = meter_bands_at(bands)
     p = packet_at(packet)
     octets = p.head_len + p.tail_len
     cost = w.cycles_hz
     if m.kbps != 0:
         cost = octets * 8 * w.cycles_hz // 1000
-    while cas(address, 0, 1) == 0:
+    while cas(bands, 0, 1) == 0:
         pause()
-    chosen = take_tokens(address, cost, cycles())
-    store_release(address, 0)
+    chosen = take_tokens(bands, cost, cycles())
+    store_release(bands, 0)
     counters = exec_at(w.exec).counters
-    count_flow(counters, m.id, 1, octets, w.now)
+    count_flow(counters, meter_at(address).id, 1, octets, w.now)
     if chosen == NO_BAND:
         return 0
-    b = band_at(address + METER_BANDS + chosen * BAND_BYTES)
+    b = band_at(bands + BANDS_AT + chosen * BAND_BYTES)
     count_flow(counters, b.id, 1, octets, w.now)
     if b.kind == BAND_DROP:
         return METER_DROP

@@ -7,11 +7,9 @@ own, for what lies behind it may change it.
 
 from __future__ import annotations
 
-import numpy as np
-
 from penstock.datapath.clones import clone, drop
 from penstock.datapath.drops import NO_SUCH_PORT, OUTPUT_TO_IN_PORT
-from penstock.datapath.fragments import copy_packet
+from penstock.datapath.handover import make_packet_in, packet_in_at, send_packet_in
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
     MEMBER_PORTS,
@@ -35,9 +33,8 @@ from penstock.datapath.pipeline.program import (
     PORT_NORMAL,
 )
 from penstock.datapath.trace import OUTPUT, PUNTED, note
-from penstock.machine import call4, copy, kernel, load16, load32, load32be, monotonic_ns, store64, view
-from penstock.memory import record_commit, record_reserve
-from penstock.packet.fields import KEY_SIZE, key_offset
+from penstock.machine import call4, kernel, load16, load32, load32be, store64
+from penstock.packet.fields import key_offset
 
 NONE = PORT_ANY
 IN_PORT = key_offset("in_port")
@@ -47,51 +44,28 @@ NO_FWD = 1 << 5
 NO_RECV = 1 << 2
 
 REASON_NO_MATCH, REASON_ACTION, REASON_INVALID_TTL, REASON_ACTION_SET, REASON_GROUP, REASON_PACKET_OUT = range(6)
-# A packet for controllers; ``length`` of its bytes follow.
-PACKET_IN = np.dtype(
-    [
-        ("time_ns", "i8"),  # Unix epoch
-        ("pipeline", "i8"),  # 0: a frame for a reserved group address that NORMAL met
-        ("port", "i4"),  # engine's number
-        ("reason", "i4"),
-        ("table", "i4"),
-        ("controller", "i4"),
-        ("cookie", "i8"),
-        ("user_data", "i8"),  # address of the operation's
-        ("max_len", "i4"),
-        ("wire_length", "i4"),
-        ("length", "i8"),
-        ("key", "u1", KEY_SIZE),
-    ],
-    align=True,
-)
-packet_in_at = view(PACKET_IN)
-PACKET_IN_BYTES = PACKET_IN.itemsize
-PACKET_IN_KEY = PACKET_IN_BYTES - KEY_SIZE
 WHOLE = 0xFFFF
 
 
 @kernel
-def packet_in(worker, x, flow, reason, controller, max_len, user_data):
-    """Hand the packet to the control process for a controller: 1, or 0 when there was no room."""
+def packet_in(worker, x, flow, table, reason, controller, max_len, user_data):
+    """Hand the packet to the control process for a controller: 1, or 0 when there was no room.
+
+    ``table`` holds when no flow sent it.
+    """
     w = worker_at(worker)
     e = exec_at(x)
-    p = packet_at(e.packet)
     if w.trace != 0:
         return note(w.trace, PUNTED, e.number, reason)
     if port_at(w.ports + e.number * PORT_BYTES).of_config & NO_PACKET_IN != 0 and reason == REASON_NO_MATCH:
         return 0
-    length = p.head_len + p.tail_len
-    kept = length if length < WHOLE else WHOLE
-    record = record_reserve(w.packet_in, PACKET_IN_BYTES + kept)
+    record = make_packet_in(worker, e.packet, e.number)
     if record == 0:
         return 0
     r = packet_in_at(record)
-    r.time_ns = monotonic_ns() + w.unix_offset
     r.pipeline = e.pipeline
-    r.port = e.number
     r.reason = reason
-    r.table = 0
+    r.table = table
     r.cookie = -1
     if flow != 0:
         r.table = flow_at(flow).table
@@ -99,12 +73,7 @@ def packet_in(worker, x, flow, reason, controller, max_len, user_data):
     r.controller = controller
     r.user_data = user_data
     r.max_len = max_len
-    r.wire_length = length
-    r.length = kept
-    copy(record + PACKET_IN_KEY, p.key, KEY_SIZE)
-    copy_packet(record + PACKET_IN_BYTES, e.packet, kept)
-    record_commit(w.packet_in)
-    return 1
+    return send_packet_in(worker)
 
 
 @kernel
@@ -141,8 +110,7 @@ def send_to_all(worker, x, flood):
     """Queue copies for every other port of the bridge, with ``flood`` those only that do not refuse flooding."""
     w = worker_at(worker)
     e = exec_at(x)
-    own = port_at(w.ports + e.number * PORT_BYTES)
-    members = bridge_at(w.bridges + own.bridge * BRIDGE_BYTES).members
+    members = bridge_at(w.bridges + pipeline_at(e.pipeline).bridge * BRIDGE_BYTES).members
     for i in range(members_at(members).count):
         other = load32(members + MEMBER_PORTS + i * 4)
         port = port_at(w.ports + other * PORT_BYTES)
@@ -212,7 +180,7 @@ def output(worker, x, port):
     e = exec_at(x)
     e.outputs += 1
     if port == PORT_CONTROLLER:
-        return packet_in(worker, x, 0, REASON_ACTION, 0, WHOLE, 0)
+        return packet_in(worker, x, 0, 0, REASON_ACTION, 0, WHOLE, 0)
     if e.pending != NONE:
         send(worker, x, e.pending, 0)
     e.pending = port

@@ -1,0 +1,265 @@
+"""One bridge's agent: its sessions, its ports as controllers see them, what they are told, and how it fares alone.
+
+The control process's loop thread alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from penstock.datapath.pipeline.program import PORT_CONTROLLER, PORT_LOCAL
+from penstock.engine.client import EngineClient, EngineError
+from penstock.engine.flow_region import FlowRegion
+from penstock.engine.flow_tables import FlowEntry, FlowTables
+from penstock.engine.frames import PacketIn
+from penstock.machine import monotonic_ns
+from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
+from penstock.openflow import ports as port_codec
+from penstock.openflow.bridge import ANY_PORT, EMPTY, FlowMod, OpenFlowBridge, Removal, normal_instructions
+from penstock.openflow.connections import Connection, Keys, parse_target
+from penstock.openflow.packet_in import NO_MATCH
+from penstock.openflow.ports import OfPort
+from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session
+from penstock.openflow.wire import OF10, OF13, ErrorType, OpenFlowError
+from penstock.ports.spec import BridgeSpec, PortState
+from penstock.switch.engine_link import EngineLink
+
+LOG = logging.getLogger(__name__)
+VERSIONS = {"OpenFlow10": OF10, "OpenFlow13": OF13}
+FAIL_OPEN_PROBES = 3  # silent probes after which a standalone bridge goes on alone
+BAD_PORT = 11
+STALE = 0
+QUIET_POLL = 20e-6
+QUIET_SECONDS = 5.0
+HALF = 1 << 63
+
+
+class BridgeHost:
+    """The agent of the bridge that ``spec`` describes; implements session.Host."""
+
+    def __init__(
+        self, spec: BridgeSpec, link: EngineLink, region: FlowRegion, tables: FlowTables, rundir: Path, cycles_hz: int
+    ) -> None:
+        self.spec = spec
+        self.bridge = OpenFlowBridge(region, tables, cycles_hz, self._tell_flow_removed)
+        self.ports: dict[int, OfPort] = {}
+        self.sessions: set[Session] = set()
+        self.connections: dict[str, Connection] = {}
+        self._link, self._region, self._rundir = link, region, rundir
+        self._configs: dict[str, int] = {}  # by port name: what OpenFlow forbids it
+        self._since: dict[str, int] = {}
+        self._generation: int | None = None
+        self._alone_since = time.monotonic()
+        self._management = self._connection(f"punix:{spec.name}.mgmt")
+
+    @property
+    def datapath_id(self) -> int:
+        """As configured, or one that is this host's and this bridge's."""
+        if self.spec.datapath_id:
+            return int(self.spec.datapath_id, 16)
+        own = f"{socket.gethostname()}/{self.spec.name}".encode()
+        return int.from_bytes(hashlib.sha256(own).digest()[:6], "big") & ~(1 << 40) | 1 << 41
+
+    # Set-up
+
+    def _connection(self, text: str) -> Connection:
+        spec = self.spec
+        keys = None
+        if spec.private_key and spec.certificate and spec.ca_cert:
+            keys = Keys(spec.private_key, spec.certificate, spec.ca_cert)
+        return Connection(parse_target(text), self._rundir, self._serve, keys, spec.max_backoff)
+
+    async def configure(self, spec: BridgeSpec) -> None:
+        """Follow a change of the bridge's settings."""
+        had_controllers = bool(self.connections)
+        tls = ("private_key", "certificate", "ca_cert", "max_backoff", "protocols", "inactivity_probe")
+        anew = any(getattr(spec, key) != getattr(self.spec, key) for key in tls)
+        self.spec = spec
+        for text in list(self.connections):
+            if anew or text not in spec.controllers:
+                await self.connections.pop(text).close()
+        for text in spec.controllers:
+            if text not in self.connections:
+                self.connections[text] = self._connection(text)
+        if had_controllers != bool(spec.controllers):
+            self._alone_since = time.monotonic()
+            self.flush()
+        self.check_alone()
+
+    def flush(self) -> None:
+        """Back to what a bridge does without a controller: the flows of the configuration, else NORMAL or nothing."""
+        self.bridge.flow_mod(FlowMod(command=3, table=0xFF, priority=0, match=EMPTY))
+        self.add_default()
+
+    def add_default(self) -> None:
+        """The flow of a bridge that nobody programs."""
+        if not self.spec.controllers and self.spec.fail_mode == "standalone":
+            self.bridge.flow_mod(FlowMod(0, 0, 0, EMPTY, normal_instructions()))
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._management.close()
+        for connection in self.connections.values():
+            await connection.close()
+        self.connections.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, name: str) -> None:
+        spec = self.spec
+        service = name not in self.connections
+        session = Session(
+            self, reader, writer, [VERSIONS[each] for each in spec.protocols], f"{spec.name}<->{name}", service,
+            probe=0.0 if service else float(spec.inactivity_probe), rate=spec.controller_rate_limit,
+            burst=spec.controller_burst_limit,
+        )  # fmt: skip
+        self.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+            self.interests_changed()
+
+    # Alone or not
+
+    @property
+    def is_controlled(self) -> bool:
+        """Whether a controller is connected."""
+        return any(not session.service and session.version for session in self.sessions)
+
+    def check_alone(self) -> None:
+        """Have NORMAL forward while a standalone bridge has lost its controllers. Called each second."""
+        now = time.monotonic()
+        if self.is_controlled or not self.spec.controllers:
+            self._alone_since = now
+        patience = FAIL_OPEN_PROBES * (self.spec.inactivity_probe or 5)
+        alone = self.spec.fail_mode == "standalone" and now - self._alone_since >= patience
+        self.bridge.set_fail_open(alone)
+
+    def interests_changed(self) -> None:
+        """See whether packets that no flow matches have to be handed to anybody, and whether anybody controls."""
+        self.bridge.set_misses_told(any(session.wants_misses for session in self.sessions))
+        self.check_alone()
+
+    def claim_role(self, session: Session, role: int, generation: int | None) -> None:
+        """Give a session a role; the master before it becomes a slave (1.3.5, section 6.3.5)."""
+        if generation is not None:
+            if self._generation is not None and (generation - self._generation) % (1 << 64) >= HALF:
+                why = f"generation {generation} is older than {self._generation}"
+                raise OpenFlowError(ErrorType.ROLE_REQUEST_FAILED, STALE, why)
+            self._generation = generation
+        if role == MASTER:
+            for other in self.sessions:
+                if other.role == MASTER and other is not session:
+                    other.role = SLAVE
+        session.role = role if role in (EQUAL, MASTER, SLAVE) else session.role
+        self.interests_changed()
+
+    # Ports
+
+    def follow_ports(self, states: Mapping[str, PortState]) -> None:
+        """Tell controllers what became of the ports."""
+        now = int(monotonic_ns())
+        here = {}
+        for name, state in states.items():
+            if state.spec.bridge == self.spec.name:
+                since = self._since.setdefault(name, now)
+                up = state.state == "up"
+                here[state.ofport] = OfPort(state.ofport, name, state.mac, up, self._configs.get(name, 0), {}, since)
+        before, self.ports = self.ports, here
+        for number, port in before.items():
+            if number not in here or here[number].name != port.name:
+                self._since.pop(port.name, None)
+                self._configs.pop(port.name, None)
+                self._tell_port(port_codec.DELETED, port)
+        for number, port in here.items():
+            if number not in before or before[number].name != port.name:
+                self._tell_port(port_codec.ADDED, port)
+            elif before[number] != port:
+                self._tell_port(port_codec.MODIFIED, port)
+
+    def _tell_port(self, reason: int, port: OfPort) -> None:
+        for session in self.sessions:
+            session.tell_port(reason, port)
+
+    async def read_ports(self) -> Sequence[OfPort]:
+        """The ports with their counters."""
+        counters = await self._link.call(lambda client: client.port_counters())
+        return [
+            OfPort(p.number, p.name, p.mac, p.up, p.config, counters.get(p.name, {}), p.since)
+            for _, p in sorted(self.ports.items())
+        ]
+
+    async def set_port_config(self, port: OfPort, config: int) -> None:
+        """Change what is forbidden a port."""
+        await self._link.call(lambda client: client.set_port_config(port.name, port_codec.of_datapath(config)))
+        self._configs[port.name] = config
+        changed = OfPort(port.number, port.name, port.mac, port.up, config, {}, port.since)
+        if self.ports.get(port.number) != changed:
+            self.ports[port.number] = changed
+            self._tell_port(port_codec.MODIFIED, changed)
+
+    async def restore_configs(self) -> None:
+        """Forbid a new engine's ports what was forbidden the old one's."""
+        for name, config in self._configs.items():
+            if config:
+                bits = port_codec.of_datapath(config)
+                await self._link.call(lambda client, name=name, bits=bits: client.set_port_config(name, bits))  # type: ignore[misc]
+
+    # Packets
+
+    async def packet_out(self, frame: bytes, in_port: int, instructions: bytes) -> None:
+        """Run instructions of 1.3 on a frame. Raises OpenFlowError."""
+        number = 0
+        if in_port not in (PORT_CONTROLLER, ANY_PORT, PORT_LOCAL) or in_port in self.ports:
+            if in_port not in self.ports:
+                raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PORT, f"packet-out: port {in_port} does not exist")
+            number = self.bridge.tables.engine_port(in_port)
+        program = self.bridge.packet_out_program(instructions)
+        address = self.bridge.tables.address
+
+        def send(client: EngineClient) -> None:
+            try:
+                client.run_program(frame, number, address, program)
+            except ValueError as error:
+                raise EngineError(str(error)) from error
+
+        try:
+            await self._link.call(send)
+        except EngineError as error:
+            raise OpenFlowError(ErrorType.BAD_REQUEST, 0xFFFF, str(error)) from error
+
+    def tell_packet_in(self, found: PacketIn) -> None:
+        """Send a packet to the sessions that get such."""
+        implicit = found.reason == NO_MATCH and found.cookie == 0xFFFFFFFFFFFFFFFF
+        user_data = self._region.read_blob(found.user_data) if found.user_data else b""
+        for session in list(self.sessions):
+            session.tell_packet_in(found, user_data, implicit)
+
+    def _tell_flow_removed(self, entry: FlowEntry, reason: Removal) -> None:
+        for session in list(self.sessions):
+            session.tell_flow_removed(entry, reason)
+
+    async def quiet(self) -> None:
+        """Return when every worker forwards by the tables as they are now, and has sent all packet-outs."""
+        turns = self._region.turns()
+        written = await self._written()
+        deadline = time.monotonic() + QUIET_SECONDS
+        while not self._region.is_quiet_since(turns) or not await self._is_sent(written):
+            if time.monotonic() > deadline:
+                LOG.error("%s: a worker did not begin a turn in %g s", self.spec.name, QUIET_SECONDS)
+                break
+            await asyncio.sleep(QUIET_POLL)
+        self._region.run_deferred()
+
+    async def _written(self) -> int:
+        return await self._link.call(lambda client: client.packet_outs_written()) if self._link.connected else 0
+
+    async def _is_sent(self, written: int) -> bool:
+        if not self._link.connected:
+            return True
+        return await self._link.call(lambda client: client.packet_outs_sent() >= written)

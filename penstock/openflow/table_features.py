@@ -1,0 +1,80 @@
+"""What tables can do, as OpenFlow 1.3 asks for it (1.3.5, section 7.3.5.5.2): the same for each table."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from penstock.openflow.actions import ACTIONS, FOLLOWS, GOTO_TABLE, METER, READ_ONLY
+from penstock.packet.fields import FIELDS, Field
+
+TABLES = 254
+FLOWS_MAX = 1 << 22
+(
+    INSTRUCTIONS, INSTRUCTIONS_MISS, NEXT_TABLES, NEXT_TABLES_MISS, WRITE_ACTIONS, WRITE_ACTIONS_MISS, APPLY_ACTIONS,
+    APPLY_ACTIONS_MISS, MATCH, _NONE, WILDCARDS, _NONE2, WRITE_SETFIELD, WRITE_SETFIELD_MISS, APPLY_SETFIELD,
+    APPLY_SETFIELD_MISS,
+) = range(16)  # fmt: skip
+OPENFLOW_BASIC = 0x8000
+
+
+def _property(kind: int, value: bytes) -> bytes:
+    length = 4 + len(value)
+    return struct.pack("!HH", kind, length) + value + bytes(-length % 8)
+
+
+def _octets(row: Field) -> int:
+    bits = 13 if row.name == "vlan_vid" else row.bits
+    size = (bits + 7) // 8
+    return 4 if size == 3 else size
+
+
+def _field_ids(rows: list[Field], masked: bool) -> bytes:
+    out = bytearray()
+    for row in rows:
+        number = row.oxm or row.nxm
+        assert number is not None
+        has_mask = masked and row.maskable
+        out += struct.pack("!HBB", number[0], number[1] << 1 | has_mask, _octets(row) << has_mask)
+    return bytes(out)
+
+
+def _is_basic(row: Field) -> bool:
+    return row.oxm is not None and row.oxm[0] == OPENFLOW_BASIC
+
+
+_MATCHED = [row for row in FIELDS if _is_basic(row)]
+_SET = [row for row in _MATCHED if row.name not in READ_ONLY and (row.name in FOLLOWS or row.kept)]
+_ACTION_IDS = b"".join(struct.pack("!HH", kind, 4) for kind in sorted(ACTIONS))
+_COMMON = b"".join(
+    [
+        *(_property(kind, _ACTION_IDS) for kind in range(WRITE_ACTIONS, APPLY_ACTIONS_MISS + 1)),
+        _property(MATCH, _field_ids(_MATCHED, masked=True)),
+        _property(WILDCARDS, _field_ids(_MATCHED, masked=False)),
+        *(
+            _property(kind, _field_ids(_SET, masked=False))
+            for kind in (WRITE_SETFIELD, WRITE_SETFIELD_MISS, APPLY_SETFIELD, APPLY_SETFIELD_MISS)
+        ),
+    ]
+)
+
+
+def table_features() -> Iterator[bytes]:
+    """ofp_table_features of every table."""
+    everything = (1 << 64) - 1
+    for table in range(TABLES):
+        last = table == TABLES - 1
+        instructions = [each for each in range(GOTO_TABLE, METER + 1) if not (last and each == GOTO_TABLE)]
+        ids = b"".join(struct.pack("!HH", each, 4) for each in instructions)
+        following = bytes(range(table + 1, TABLES))
+        body = b"".join(
+            [
+                _property(INSTRUCTIONS, ids),
+                _property(INSTRUCTIONS_MISS, ids),
+                _property(NEXT_TABLES, following),
+                _property(NEXT_TABLES_MISS, following),
+                _COMMON,
+            ]
+        )
+        name = (b"classifier" if table == 0 else b"table%d" % table).ljust(32, b"\0")
+        yield struct.pack("!HB5x32sQQII", 64 + len(body), table, name, everything, everything, 3, FLOWS_MAX) + body
