@@ -63,6 +63,8 @@ GROUP_BIT = 1  # of the first byte, the lowest in a MAC address loaded as a litt
 RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
 NO_VID = -1
 FLOOD = -1
+NO_FWD = 1 << 5  # ofp_port_config: bits of PORT.of_config
+NO_FLOODS = NO_FWD | 1 << 4
 NO_KEY = -1
 
 
@@ -192,7 +194,7 @@ def flood(worker, number, packet, vid):
             continue
         port = port_at(ports + other * PORT_BYTES)
         config = port.config
-        if port.state != PORT_UP or is_member(config, vid) == 0:
+        if port.state != PORT_UP or port.of_config & NO_FLOODS != 0 or is_member(config, vid) == 0:
             continue
         form = form_of(config, vid)
         outputs += 1
@@ -247,6 +249,8 @@ def choose(worker, number, bridge, vid, found):
     # An entry may outlive its port, or its port's place in the VLAN, for an instant.
     if port.bridge != bridge or port.state != PORT_UP or is_member(port.config, vid) == 0:
         return FLOOD
+    if port.of_config & NO_FWD != 0:
+        return number
     return other
 
 

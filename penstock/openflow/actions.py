@@ -28,12 +28,12 @@ from penstock.openflow.wire import (
     INSTRUCTION_BAD_TABLE,
     INSTRUCTION_DUPLICATE,
     INSTRUCTION_UNKNOWN,
+    NICIRA_ID,
     ErrorType,
     OpenFlowError,
 )
 from penstock.packet.fields import BY_NAME, KEY_SIZE, Field
 
-NICIRA_ID = 0x00002320
 GOTO_TABLE, WRITE_METADATA, WRITE_ACTIONS, APPLY_ACTIONS, CLEAR_ACTIONS, METER = range(1, 7)
 LAST_TABLE = 254
 CURRENT_TABLE = 0xFF

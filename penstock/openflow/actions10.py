@@ -11,7 +11,6 @@ from penstock.datapath.pipeline.program import PORT_CONTROLLER
 from penstock.openflow.actions import (
     APPLY_ACTIONS,
     GOTO_TABLE,
-    NICIRA_ID,
     WRITE_METADATA,
     apply_instruction,
     bad,
@@ -20,7 +19,7 @@ from penstock.openflow.actions import (
     split_instructions,
 )
 from penstock.openflow.match import VID_PRESENT, port_16, port_32
-from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE
+from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE, NICIRA_ID
 from penstock.packet.fields import BY_NAME
 
 OUTPUT, VLAN_VID, VLAN_PCP, STRIP_VLAN, DL_SRC, DL_DST, NW_SRC, NW_DST, NW_TOS, TP_SRC, TP_DST, ENQUEUE = range(12)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,8 @@ class Agent:
         client = self._client
         if client is None:
             return
-        try:
+        with suppress(BlockingIOError):  # called too for what came before anyone listened
             os.eventfd_read(client.packet_in_fd)
-        except BlockingIOError:
-            pass  # called for what came before anyone listened
         hosts = {host.bridge.tables.address: host for host in self.hosts.values()}
         found = client.packet_ins()
         for each in found:

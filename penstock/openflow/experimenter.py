@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from penstock.openflow.actions import NICIRA_ID
 from penstock.openflow.bridge import FlowMod
 from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
 from penstock.openflow.match import decode_tlvs
@@ -19,6 +18,7 @@ from penstock.openflow.wire import (
     BAD_EXP_TYPE,
     BAD_EXPERIMENTER,
     BAD_LEN,
+    NICIRA_ID,
     ONF_ID,
     TYPES,
     ErrorType,

@@ -154,7 +154,7 @@ async def _port_mod(session: Session, raw: Raw) -> list[bytes]:
 
 
 @handles(Type.TABLE_MOD)
-async def _table_mod(session: Session, raw: Raw) -> list[bytes]:
+async def _table_mod(_session: Session, raw: Raw) -> list[bytes]:
     table, config = struct.unpack_from("!B3xI", raw.body)
     if table >= TABLES and table != 0xFF:
         raise OpenFlowError(ErrorType.TABLE_MOD_FAILED, 0, f"table {table} does not exist")

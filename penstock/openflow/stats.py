@@ -13,7 +13,6 @@ from penstock.engine.flow_tables import FlowEntry
 from penstock.machine import monotonic_ns
 from penstock.openflow import groups
 from penstock.openflow import ports as port_codec
-from penstock.openflow.actions import NICIRA_ID
 from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import ANY_PORT, OpenFlowBridge, Select
 from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
@@ -25,6 +24,7 @@ from penstock.openflow.wire import (
     BAD_EXPERIMENTER,
     BAD_LEN,
     BAD_MULTIPART,
+    NICIRA_ID,
     OF10,
     OF13,
     ErrorType,
@@ -192,13 +192,12 @@ async def answer(session: Session, raw: Raw) -> Iterable[bytes]:
         return parts(version, xid, kind, tables(version, bridge))
     if kind == QUEUE:
         return parts(version, xid, kind, [])
+    if kind == PORT_DESC:  # of 1.3, and Open vSwitch's own in 1.0
+        entries = [port_codec.describe(version, port) for _, port in sorted(session.host.ports.items())]
+        return parts(version, xid, kind, entries)
     if version == OF13 and kind in REQUESTS_13:
         return parts(version, xid, kind, REQUESTS_13[kind](session, body))
     raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_MULTIPART, f"statistics of type {kind} are not there")
-
-
-def _port_descriptions(session: Session, _body: memoryview) -> Iterable[bytes]:
-    return [port_codec.describe(OF13, port) for _, port in sorted(session.host.ports.items())]
 
 
 REQUESTS_13: dict[int, Callable[[Session, memoryview], Iterable[bytes]]] = {
@@ -209,7 +208,6 @@ REQUESTS_13: dict[int, Callable[[Session, memoryview], Iterable[bytes]]] = {
     METER_CONFIG: lambda session, body: groups.meter_configs(session.host.bridge, body),
     METER_FEATURES: lambda _session, _body: [groups.meter_features()],
     TABLE_FEATURES: lambda _session, _body: table_features(),
-    PORT_DESC: _port_descriptions,
 }
 
 

@@ -90,16 +90,25 @@ class ErrorType(IntEnum):
     EXPERIMENTER = 0xFFFF
 
 
-# What of these OpenFlow 1.0 has, and what comes nearest to the others.
-ERRORS_10 = {
-    ErrorType.HELLO_FAILED: 0,
-    ErrorType.BAD_REQUEST: 1,
-    ErrorType.BAD_ACTION: 2,
-    ErrorType.FLOW_MOD_FAILED: 3,
-    ErrorType.PORT_MOD_FAILED: 4,
-    ErrorType.QUEUE_OP_FAILED: 5,
+# How 1.0 numbers them, and Open vSwitch those that 1.0 does not have.
+_STANDARD_10 = {
+    ErrorType.HELLO_FAILED: {0: (0, 0), 1: (0, 1)},
+    ErrorType.BAD_REQUEST: {code: (1, code) for code in range(9)} | {10: (1, 5)},
+    ErrorType.BAD_ACTION: {code: (2, code) for code in range(9)},
+    ErrorType.FLOW_MOD_FAILED: {1: (3, 0), 3: (3, 1), 4: (3, 2), 6: (3, 4)},
+    ErrorType.PORT_MOD_FAILED: {0: (4, 0), 1: (4, 1)},
+    ErrorType.QUEUE_OP_FAILED: {code: (5, code) for code in range(3)},
 }
-BAD_REQUEST_10 = (1, 6)  # length, or what else 1.0 has no code for
+_NICIRA_10 = {
+    ErrorType.BAD_REQUEST: {9: (1, 512), 11: (1, 514)},
+    ErrorType.BAD_ACTION: {10: (1, 522), 13: (1, 523), 14: (1, 524), 15: (1, 525)},
+    ErrorType.BAD_INSTRUCTION: {1: (2, 257)},
+    ErrorType.BAD_MATCH: {5: (1, 262), 6: (0, 263), 7: (1, 258), 8: (1, 259), 9: (1, 260), 10: (1, 261)},
+    ErrorType.FLOW_MOD_FAILED: {2: (5, 257), 7: (3, 258)},
+}
+_UNENCODABLE_10 = (1, 521)
+_NICIRA_ERROR = (0xB0C2, 0)  # type and code that say that vendor, type and code follow
+NICIRA_ID = 0x00002320
 HELLO_INCOMPATIBLE = 0
 BAD_VERSION, BAD_TYPE, BAD_MULTIPART, BAD_EXPERIMENTER, BAD_EXP_TYPE, EPERM, BAD_LEN = range(7)
 ACTION_BAD_TYPE, ACTION_BAD_LEN, ACTION_BAD_EXPERIMENTER, ACTION_BAD_EXP_TYPE, ACTION_BAD_PORT, ACTION_BAD_ARG = range(
@@ -123,17 +132,20 @@ class OpenFlowError(Exception):
 
     def encode(self, version: int, xid: int, refused: bytes) -> bytes:
         """The error message for what was refused."""
-        kind, code = int(self.kind), self.code
         if version == OF10:
-            if self.kind in ERRORS_10:
-                kind = ERRORS_10[self.kind]
-            else:
-                kind, code = BAD_REQUEST_10
-        body = struct.pack("!HH", kind, code)
+            return message(version, Type.ERROR, xid, self._head_10() + refused[:ERROR_DATA_MAX])
+        body = struct.pack("!HH", self.kind, self.code)
         if self.kind == ErrorType.EXPERIMENTER:
             body += struct.pack("!I", ONF_ID)
         body += refused[:ERROR_DATA_MAX]
         return message(version, Type.ERROR, xid, body)
+
+    def _head_10(self) -> bytes:
+        standard = _STANDARD_10.get(self.kind, {}).get(self.code)
+        if standard is not None:
+            return struct.pack("!HH", *standard)
+        own = _NICIRA_10.get(self.kind, {}).get(self.code, _UNENCODABLE_10)
+        return struct.pack("!HHIHH", *_NICIRA_ERROR, NICIRA_ID, *own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ class Wire:
         for each in frames:
             self._socket.send(each)
 
-    def received(self, seconds: float = 0.3) -> list[bytes]:
-        """Frames of the test type that came in, up to `seconds` from now."""
+    def received(self, seconds: float = 0.3, kind: int = TEST_TYPE) -> list[bytes]:
+        """Frames of this type that came in, up to `seconds` from now."""
         deadline = time.monotonic() + seconds
         found = []
         while (left := deadline - time.monotonic()) > 0:
@@ -69,7 +69,7 @@ class Wire:
             except TimeoutError:
                 break
             whole = _with_tag(data, control)
-            if address[2] != PACKET_OUTGOING and _type_of(whole) == TEST_TYPE:
+            if address[2] != PACKET_OUTGOING and _type_of(whole) == kind:
                 found.append(whole)
         return found
 

@@ -33,6 +33,9 @@ class FakeEngine:
         self.refused: set[str] = set()
         self.sockets = socket.socketpair()
         self.numbers = 0
+        self.region = ""
+        self.pipelines: dict[str, int] = {}
+        self.packet_in_fd = os.eventfd(0, os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         return self.sockets[0].fileno()
@@ -58,7 +61,25 @@ class FakeEngine:
             "workers": 1,
             "cpus": [0],
             "poll": "adaptive",
+            "flow_region": self.region,
         }
+
+    def use_flow_region(self, path: str) -> None:
+        assert not self.region
+        self.region = path
+
+    def set_pipeline(self, bridge: str, address: int) -> None:
+        assert bridge in self.kept_bridges
+        self.pipelines[bridge] = address
+
+    def worker_rows(self) -> list[Any]:
+        return []
+
+    def packet_ins(self) -> list[Any]:
+        return []
+
+    def ask_to_be_woken(self) -> bool:
+        return True
 
     def bridges(self) -> dict[str, BridgeSpec]:
         return dict(self.kept_bridges)

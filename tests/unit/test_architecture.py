@@ -39,7 +39,7 @@ ENTRY_RANK = RANKS["cli"]
 
 # How what stands above the engine may know it: its client and what passes through that, the start, the warm-up.
 # Flow tables are written by the control process itself, in memory that it shares with the workers.
-ENGINE_SEEN_FROM_ABOVE = {"client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables"}
+ENGINE_SEEN_FROM_ABOVE = {"client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables", "group_tables"}
 # What lies below the engine is seen from above only as declarations.
 SEEN_FROM_ABOVE = {
     "datapath.drops",

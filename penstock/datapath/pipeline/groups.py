@@ -18,7 +18,7 @@ from penstock.datapath.pipeline.layout import (
     group_bucket_at,
     group_buckets_at,
 )
-from penstock.datapath.pipeline.outputs import engine_number
+from penstock.datapath.pipeline.outputs import PORT_DOWN, engine_number
 from penstock.datapath.pipeline.program import PORT_ANY
 from penstock.machine import clz, hash64, kernel, load64, load_acquire, shr
 from penstock.machine.crc import crc32c_64
@@ -46,9 +46,12 @@ def flow_hash(key):
 
 @kernel
 def port_is_live(worker, pipeline, port):
-    """Whether the port of this OpenFlow number is up."""
+    """Whether the port of this OpenFlow number is up, and not forbidden to be."""
     number = engine_number(pipeline, port)
-    return int(number != 0 and port_at(worker_at(worker).ports + number * PORT_BYTES).state == PORT_UP)
+    if number == 0:
+        return 0
+    row = port_at(worker_at(worker).ports + number * PORT_BYTES)
+    return int(row.state == PORT_UP and row.of_config & PORT_DOWN == 0)
 
 
 @kernel
