@@ -80,6 +80,25 @@ def make(key: int, mask: int) -> Match:
     return Match(key.to_bytes(KEY_SIZE, "big"), mask.to_bytes(KEY_SIZE, "big"))
 
 
+class Builder:
+    """A match in the making, field by field."""
+
+    def __init__(self) -> None:
+        self.key = self.mask = 0
+
+    def add(self, name: str, value: int, mask: int | None = None) -> None:
+        """Have a field's bits in ``mask`` (all) be those of ``value``."""
+        row = BY_NAME[name]
+        bits = (1 << row.bits) - 1 if mask is None else mask
+        shift = in_key(row)
+        self.key = self.key & ~(bits << shift) | (value & bits) << shift
+        self.mask |= bits << shift
+
+    def match(self) -> Match:
+        """What was built so far."""
+        return make(self.key, self.mask)
+
+
 def _bad(code: int, why: str) -> OpenFlowError:
     return OpenFlowError(ErrorType.BAD_MATCH, code, why)
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from penstock.openflow.match import BY_NUMBER, VID_PRESENT, Match, fields, make, port_16, port_32
+from penstock.openflow.match import BY_NUMBER, VID_PRESENT, Builder, Match, fields, port_16, port_32
 from penstock.openflow.wire import MATCH_BAD_LEN, ErrorType, OpenFlowError
-from penstock.packet.fields import BY_NAME, KEY_SIZE
 
 MATCH_10 = struct.Struct("!IH6s6sHBxHBBxxIIHH")
 IN_PORT, DL_VLAN, DL_SRC, DL_DST, DL_TYPE, NW_PROTO, TP_SRC, TP_DST = (1 << bit for bit in range(8))
@@ -22,18 +21,6 @@ IPV4, ARP, RARP = 0x0800, 0x0806, 0x8035
 ICMP = 1
 PORTS = {6: ("tcp_src", "tcp_dst"), 17: ("udp_src", "udp_dst"), 132: ("sctp_src", "sctp_dst")}
 FULL = 32
-
-
-class _Builder:
-    def __init__(self) -> None:
-        self.key = self.mask = 0
-
-    def add(self, name: str, value: int, mask: int | None = None) -> None:
-        row = BY_NAME[name]
-        bits = (1 << row.bits) - 1 if mask is None else mask
-        shift = (KEY_SIZE - row.offset - row.size) * 8 + row.shift
-        self.key |= (value & bits) << shift
-        self.mask |= bits << shift
 
 
 def _prefix(wildcards: int, shift: int) -> int:
@@ -48,7 +35,7 @@ def decode_10(data: bytes | memoryview, at: int) -> Match:
     wild, in_port, src, dst, vlan, pcp, kind, tos, proto, nw_src, nw_dst, tp_src, tp_dst = MATCH_10.unpack_from(
         data, at
     )
-    made = _Builder()
+    made = Builder()
     if not wild & IN_PORT:
         made.add("in_port", port_32(in_port))
     if not wild & DL_SRC:
@@ -63,7 +50,7 @@ def decode_10(data: bytes | memoryview, at: int) -> Match:
         if not wild & DL_VLAN_PCP:
             made.add("vlan_tci", pcp << 13 | VID_PRESENT, 0xF000)
     if wild & DL_TYPE:
-        return make(made.key, made.mask)
+        return made.match()
     made.add("eth_type", kind)
     if kind in (IPV4, ARP, RARP):
         for name, value, shift in (("ip_src", nw_src, NW_SRC_SHIFT), ("ip_dst", nw_dst, NW_DST_SHIFT)):
@@ -72,17 +59,17 @@ def decode_10(data: bytes | memoryview, at: int) -> Match:
     if kind in (ARP, RARP) and not wild & NW_PROTO:
         made.add("arp_op", proto)
     if kind != IPV4:
-        return make(made.key, made.mask)
+        return made.match()
     if not wild & NW_TOS:
         made.add("nw_tos", tos, 0xFC)
     if wild & NW_PROTO:
-        return make(made.key, made.mask)
+        return made.match()
     made.add("nw_proto", proto)
     names = PORTS.get(proto) or (("icmp_type", "icmp_code") if proto == ICMP else ())
     for name, value, bit in zip(names, (tp_src, tp_dst), (TP_SRC, TP_DST), strict=False):
         if not wild & bit:
             made.add(name, value)
-    return make(made.key, made.mask)
+    return made.match()
 
 
 def encode_10(match: Match) -> bytes:

@@ -1,6 +1,6 @@
-"""How field values are written as text: one function per text kind, in the notation of ovs-ofctl(8).
+"""How field values are written as text and read: one function per text kind, in the notation of ovs-ofctl(8).
 
-Each takes the value as an integer. Pure functions, control side only.
+Values are integers. Pure functions, control side only.
 """
 
 from __future__ import annotations
@@ -46,6 +46,49 @@ def fragment(value: int) -> str:
 def tcp_flags(value: int) -> str:
     """Names joined by bars, such as syn|ack; 0 when none is set."""
     return "|".join(name for bit, name in enumerate(TCP_FLAGS) if value >> bit & 1) or "0"
+
+
+def parse_number(text: str) -> int:
+    """A number in any of Python's notations, decimal with leading zeros too."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        return int(text, 10)
+
+
+def parse_mac(text: str) -> int:
+    """Six colon-separated bytes. Raises ValueError."""
+    parts = text.split(":")
+    if len(parts) != 6:
+        raise ValueError(f"'{text}' is no Ethernet address")
+    value = 0
+    for part in parts:
+        octet = int(part, 16)
+        if not 0 <= octet <= 0xFF:
+            raise ValueError(f"'{text}' is no Ethernet address")
+        value = value << 8 | octet
+    return value
+
+
+def parse_fragment(text: str) -> int:
+    """no, first or later, or a number."""
+    return FRAGMENTS.index(text) if text in FRAGMENTS else int(text, 0)
+
+
+def parse_tcp_flags(text: str) -> int:
+    """Names joined by bars, or a number."""
+    if text[:1].isdigit():
+        return int(text, 0)
+    return sum(1 << TCP_FLAGS.index(name) for name in text.split("|"))
+
+
+PARSERS: dict[str, Callable[[str], int]] = {
+    "mac": parse_mac,
+    "ipv4": lambda text: int(ipaddress.IPv4Address(text)),
+    "ipv6": lambda text: int(ipaddress.IPv6Address(text)),
+    "frag": parse_fragment,
+    "tcp_flags": parse_tcp_flags,
+}
 
 
 FORMATS: dict[str, Callable[[int], str]] = {
