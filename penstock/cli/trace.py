@@ -11,19 +11,26 @@ from penstock.cli.options import json_option, rundir_option
 from penstock.cli.output import print_json, print_table
 from penstock.switch.client import ControlClient, ControlError
 
+_HEXADECIMAL = set("0123456789abcdefABCDEF:. ")
+
 
 @click.command(short_help="Tell what would become of a frame.")
-@click.argument("port")
-@click.argument("frame", nargs=-1, required=True)
+@click.argument("where", metavar="PORT|BRIDGE")
+@click.argument("frame", nargs=-1, required=True, metavar="FRAME|FLOW...")
 @rundir_option
 @json_option
-def command(port: str, frame: tuple[str, ...], rundir: Path, as_json: bool) -> None:
-    """Trace FRAME as if it came in on PORT.
+def command(where: str, frame: tuple[str, ...], rundir: Path, as_json: bool) -> None:
+    """Trace a frame as if it came in on PORT, or a packet of a flow through the flow tables of BRIDGE.
 
     FRAME is hexadecimal digits (colons, dots and spaces between them are skipped), @FILE for a file of raw bytes, or @-
-    for raw bytes on standard input.
+    for raw bytes on standard input. FLOW is a match as ovs-ofctl writes it: in_port=1,tcp,nw_dst=10.0.0.1
     """
-    result = ControlClient(rundir).call("trace", port=port, frame=_frame(" ".join(frame)))
+    client = ControlClient(rundir)
+    text = " ".join(frame)
+    if not text.startswith("@") and not set(text) <= _HEXADECIMAL:
+        result = client.call("trace_flow", bridge=where, flow=text)
+    else:
+        result = client.call("trace", port=where, frame=_frame(text))
     if as_json:
         print_json(result)
         return

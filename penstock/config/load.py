@@ -20,6 +20,9 @@ from penstock.config.errors import ConfigError, Problem, join_key
 from penstock.config.schema import check_table, settings_of, shown
 from penstock.config.tables import PortKeys, vlan_config
 from penstock.config.toml_file import read_toml
+from penstock.openflow.text_flow import parse_flow
+from penstock.openflow.text_match import TextError
+from penstock.openflow.wire import OpenFlowError
 from penstock.ports import KINDS
 from penstock.ports.spec import BridgeSpec, PortSpec
 from penstock.switch.errors import unknown
@@ -54,6 +57,7 @@ class _Reader:
             self._bridge(name, path, table)
         self._check_netdevs()
         self._check_peers()
+        self._check_flows()
         if self.problems:
             raise ConfigError(self.file, self.problems)
         return DesiredState(self.bridges, self.ports, engine)
@@ -145,6 +149,17 @@ class _Reader:
             if port.options.get(key) is not None:
                 return join_key(self.paths[port.name], key), port.options[key]
         return self.paths[port.name], port.name if KINDS[port.kind].makes_netdev else None
+
+    def _check_flows(self) -> None:
+        for bridge in self.bridges.values():
+            # Which numbers ports without ``ofport`` get does not matter for whether a flow can be read.
+            ports = [port for port in self.ports.values() if port.bridge == bridge.name]
+            names = {port.name: port.ofport or number for number, port in enumerate(ports, 1)}
+            for number, text in enumerate(bridge.flows):
+                try:
+                    parse_flow(text, names)
+                except (TextError, OpenFlowError) as error:
+                    self._problem(f"{join_key('bridge', bridge.name)}.flows[{number}]", str(error))
 
     def _check_peers(self) -> None:
         for port in self.ports.values():

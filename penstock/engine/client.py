@@ -17,7 +17,7 @@ from penstock.engine.frames import OUT_NORMAL, OUT_PORT, OUT_PROGRAM, Captured, 
 from penstock.engine.messages import receive_message, send_message, socket_path
 from penstock.engine.reader import NO_PORT, ArenaReader, EngineError, EngineGone
 from penstock.engine.results import FdbEntry, TraceOutput, TraceResult
-from penstock.engine.tracer import Tracer
+from penstock.engine.tracer import Speller, Tracer
 from penstock.memory import Arena, ArenaError
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
@@ -28,6 +28,7 @@ __all__ = [
     "EngineGone",
     "FdbEntry",
     "PacketIn",
+    "Speller",
     "TraceOutput",
     "TraceResult",
 ]
@@ -178,10 +179,10 @@ class EngineClient(ArenaReader):
             raise EngineError("packet-out: the ring to the worker is full")
         self._ask("kick")
 
-    def trace(self, port: str, frame: bytes) -> TraceResult:
+    def trace(self, port: str, frame: bytes, speller: Speller | None = None) -> TraceResult:
         """What the workers' code would do with ``frame`` if it came in by ``port`` now; nothing is sent or learned."""
         number = self._port_number(port)
         if self._tracer is None:
             self._tracer = Tracer(int(self._root["ports"]), int(self._root["bridges"]), int(self._root["cycles_hz"]))
         punt = bool(self._workers[0]["punt"])
-        return self._tracer.trace(number, frame, self._numbers(), punt)
+        return self._tracer.trace(number, frame, self._numbers(), punt, speller)

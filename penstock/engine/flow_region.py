@@ -196,6 +196,13 @@ class FlowRegion:
         """A program's words, END included."""
         return list(np.frombuffer(self._program_key(program)[0], dtype=np.int64).tolist())
 
+    @staticmethod
+    def operation(address: int) -> list[int]:
+        """The words of the operation at an address, as unsigned integers."""
+        first = int.from_bytes(ctypes.string_at(address, 8), "little")
+        count = max(1, first >> 8 & 255)
+        return list(records(np.dtype(np.uint64), address, count).tolist())
+
     def drop_reference(self, program: int) -> None:
         """A flow that named a program is gone; after a quiet point."""
         row = records(PROGRAM, program)[0]

@@ -25,6 +25,7 @@ from penstock.datapath.layout import (
     TRANSMITTED,
     WORKER,
 )
+from penstock.datapath.pipeline.layout import CACHE_WAYS, EXEC
 from penstock.engine.frames import Captured, PacketIn, read_packet_ins, read_records
 from penstock.engine.results import FdbEntry
 from penstock.machine import full_fence, monotonic_ns, records
@@ -170,6 +171,18 @@ class ArenaReader:
     def capture_lost(self) -> int:
         """Frames not captured because they were not read in time, since the engine started."""
         return sum(int(records(RECORD_RING, int(row["captures"]))[0]["lost"]) for row in self._workers)
+
+    def cache_stats(self) -> list[dict[str, int]]:
+        """Per worker: packets that went through flow tables, those the flow cache did not know, and its size."""
+        rows = [records(EXEC, int(row["exec"]))[0] for row in self._workers]
+        return [
+            {
+                "packets": int(row["hits"]),
+                "misses": int(row["misses"]),
+                "entries": (int(row["set_mask"]) + 1) * CACHE_WAYS,
+            }
+            for row in rows
+        ]
 
     def packet_ins(self) -> list[PacketIn]:
         """Frames handed to the control process since the last call, by worker."""

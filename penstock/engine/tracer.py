@@ -6,7 +6,8 @@ The context reads the live tables in the arena; its packets, outputs and clones 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.datapath.drops import REASONS
@@ -20,6 +21,14 @@ from penstock.packet.fields import KEY_SIZE, describe
 
 FRAME_LIMIT = 65535
 ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Speller:
+    """How flows and operations, of which a trace has addresses, are told."""
+
+    flow: Callable[[int], str]
+    operation: Callable[[int], str]
 
 
 class Tracer:
@@ -42,8 +51,11 @@ class Tracer:
         self._memory.append(block)
         return -(-ctypes.addressof(block) // ALIGN) * ALIGN
 
-    def trace(self, number: int, frame: bytes, names: Mapping[int, str], punt: bool) -> TraceResult:
+    def trace(
+        self, number: int, frame: bytes, names: Mapping[int, str], punt: bool, speller: Speller | None = None
+    ) -> TraceResult:
         """Trace ``frame`` as received by port ``number``; ``names`` spells numbers out, ``punt`` is the workers'."""
+        speller = speller or Speller(hex, hex)
         self._row["punt"] = int(punt)
         if not 1 <= len(frame) <= FRAME_LIMIT:
             raise ValueError(f"a frame to trace has 1 to {FRAME_LIMIT} bytes, not {len(frame)}")
@@ -73,7 +85,7 @@ class Tracer:
                 result.outputs.append(TraceOutput(names.get(a, str(a)), self._bytes(b)))
             if event == DROPPED:
                 drop = REASONS[b].name
-            result.steps.append(_sentence(event, a, b, names))
+            result.steps.append(_sentence(event, a, b, names, speller))
         end_trace(self._worker)
         return TraceResult(result.steps, result.fields, result.outputs, drop)
 
@@ -83,7 +95,7 @@ class Tracer:
         return head + ctypes.string_at(int(row["tail"]), int(row["tail_len"]))
 
 
-def _sentence(event: int, a: int, b: int, names: Mapping[int, str]) -> str:
+def _sentence(event: int, a: int, b: int, names: Mapping[int, str], speller: Speller) -> str:
     kind = EVENTS[event]
     shown: dict[str, Any] = {"a": a, "b": b}
     for operand in kind.ports:
@@ -91,4 +103,8 @@ def _sentence(event: int, a: int, b: int, names: Mapping[int, str]) -> str:
     for operand in kind.reasons:
         reason = REASONS[shown[operand]]
         shown[operand] = f"{reason.name}: {reason.text}"
+    for operand in kind.flows:
+        shown[operand] = speller.flow(shown[operand])
+    for operand in kind.operations:
+        shown[operand] = speller.operation(shown[operand])
     return kind.text.format(**shown)

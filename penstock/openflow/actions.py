@@ -77,10 +77,25 @@ class Program:
     groups: set[int] = field(default_factory=set)
     meters: set[int] = field(default_factory=set)
     ports: set[int] = field(default_factory=set)
+    needs: set[str] = field(default_factory=set)  # prerequisites of what is set and read, as the flow must match them
+    retyped: bool = False  # from here on packets are of another type than what is matched
     targets: Targets | None = None
 
     def add(self, code: int, a: int = 0, b: int = 0, *words: int) -> None:
         self.operations += p.operation(code, a, b, words)
+
+    def need(self, row: Field) -> None:
+        """Note that packets have to have a field here."""
+        if row.needs and not self.retyped and not row.needs.startswith(("vlan", "qinq")):
+            self.needs.add(row.needs)
+
+    def take(self, inner: Program) -> None:
+        """Note what another program, which is a part of this one, needs and names."""
+        self.reads |= inner.reads
+        self.groups |= inner.groups
+        self.meters |= inner.meters
+        self.ports |= inner.ports
+        self.needs |= inner.needs
 
 
 def bad(code: int, why: str) -> OpenFlowError:
@@ -109,6 +124,7 @@ def set_field(made: Program, row: Field, value: int, mask: int) -> None:
     """SET of a field's bits, at the field's own scale."""
     if row.name in READ_ONLY:
         raise bad(ACTION_SET_ARG, f"field {row.name} cannot be set")
+    made.need(row)
     octets = (value << row.shift).to_bytes(row.size, "big")
     bits = (mask << row.shift).to_bytes(row.size, "big")
     start, words = field_words(row, octets, bits)
@@ -203,14 +219,16 @@ def _push_mpls(made: Program, body: memoryview) -> None:
     if kind not in MPLS_TYPES:
         raise bad(ACTION_BAD_ARG, f"push-mpls: type {kind:#06x} is not that of MPLS (0x8847, 0x8848)")
     made.add(p.PUSH_MPLS, raw16(kind))
+    made.retyped = True
 
 
 def _simple(code: int) -> Callable[[Program, memoryview], None]:
     return lambda made, _body: made.add(code)
 
 
-def _with_type(code: int) -> Callable[[Program, memoryview], None]:
-    return lambda made, body: made.add(code, raw16(struct.unpack_from("!H", body)[0]))
+def _pop_mpls(made: Program, body: memoryview) -> None:
+    made.add(p.POP_MPLS, raw16(struct.unpack_from("!H", body)[0]))
+    made.retyped = True
 
 
 def _with_byte(code: int) -> Callable[[Program, memoryview], None]:
@@ -235,7 +253,7 @@ ACTIONS: dict[int, tuple[int, Callable[[Program, memoryview], None]]] = {
     17: (8, _push_vlan),
     18: (8, _simple(p.POP_VLAN)),
     19: (8, _push_mpls),
-    20: (8, _with_type(p.POP_MPLS)),
+    20: (8, _pop_mpls),
     21: (8, _set_queue),
     22: (8, _group),
     23: (8, _set_nw_ttl),
@@ -334,9 +352,7 @@ def compile_instructions(data: bytes | memoryview, targets: Targets) -> Program:
     if WRITE_ACTIONS in found and len(found[WRITE_ACTIONS]) > 4:
         inner = Program(targets=targets)
         compile_actions(inner, found[WRITE_ACTIONS][4:])
-        made.reads |= inner.reads
-        made.groups |= inner.groups
-        made.ports |= inner.ports
+        made.take(inner)
         made.add(p.WRITE, 0, len(inner.operations) + 1)
         made.operations += [*inner.operations, p.END]
     if WRITE_METADATA in found:

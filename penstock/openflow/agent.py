@@ -108,7 +108,7 @@ class Agent:
         if fresh:
             host.add_default()
         else:
-            host.bridge.resume()
+            host.resume()
         return host
 
     async def ports(self, states: Mapping[str, PortState], *, fresh: bool) -> None:

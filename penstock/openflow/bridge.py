@@ -23,6 +23,7 @@ from penstock.openflow.actions import (
 )
 from penstock.openflow.match import Match
 from penstock.openflow.wire import (
+    ACTION_MATCH_INCONSISTENT,
     FLOW_MOD_BAD_COMMAND,
     FLOW_MOD_BAD_TABLE,
     FLOW_MOD_OVERLAP,
@@ -30,7 +31,7 @@ from penstock.openflow.wire import (
     ErrorType,
     OpenFlowError,
 )
-from penstock.packet.fields import KEY_SIZE
+from penstock.packet.fields import KEY_SIZE, PREREQUISITES
 
 SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
 ALL_TABLES = 0xFF
@@ -173,7 +174,9 @@ class OpenFlowBridge:
     def _add(self, mod: FlowMod) -> None:
         if not 0 <= mod.table <= LAST_TABLE:
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
-        program = self._program(mod.instructions, mod.table, mod.priority == 0 and not any(mod.match.mask))
+        program = self._program(
+            mod.instructions, mod.table, mod.match.key, mod.priority == 0 and not any(mod.match.mask)
+        )
         if mod.flags & CHECK_OVERLAP:
             key, mask = mod.match.key, mod.match.mask
             for other in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
@@ -201,7 +204,9 @@ class OpenFlowBridge:
             self._add(mod)
             return
         for entry in found:
-            program = self._program(mod.instructions, entry.table, entry.priority == 0 and not any(entry.mask))
+            program = self._program(
+                mod.instructions, entry.table, entry.key, entry.priority == 0 and not any(entry.mask)
+            )
             cookie = mod.cookie if mod.modify_adds else None
             self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
 
@@ -240,8 +245,13 @@ class OpenFlowBridge:
             self._compiled[instructions, table, miss] = known
         return known
 
-    def _program(self, instructions: bytes, table: int, miss: bool) -> int:
-        return self._store(self._compile(instructions, table, miss), instructions)
+    def _program(self, instructions: bytes, table: int, key: bytes, miss: bool) -> int:
+        made = self._compile(instructions, table, miss)
+        for need in made.needs:
+            if not PREREQUISITES[need](key):
+                why = f"the actions are for packets that are {need.replace('|', ' or ')}, which the match does not say"
+                raise OpenFlowError(ErrorType.BAD_ACTION, ACTION_MATCH_INCONSISTENT, why)
+        return self._store(made, instructions)
 
     def _store(self, made: Program, source: bytes) -> int:
         if made.reads:
@@ -347,7 +357,7 @@ class OpenFlowBridge:
         if wanted == bool(present):
             return
         if wanted:
-            program = self._program(normal_instructions(), 0, False)
+            program = self._program(normal_instructions(), 0, EMPTY.key, False)
             self.tables.add(0, FAIL_OPEN, EMPTY.key, EMPTY.mask, program)
         else:
             self.tables.remove(present)

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from penstock.datapath.pipeline.program import PORT_CONTROLLER, PORT_LOCAL
 from penstock.engine.client import EngineClient, EngineError
@@ -21,11 +22,16 @@ from penstock.engine.frames import PacketIn
 from penstock.machine import monotonic_ns
 from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
 from penstock.openflow import ports as port_codec
-from penstock.openflow.bridge import ANY_PORT, EMPTY, FlowMod, OpenFlowBridge, Removal, normal_instructions
+from penstock.openflow.bridge import ANY_PORT, EMPTY, Command, FlowMod, OpenFlowBridge, Removal, normal_instructions
 from penstock.openflow.connections import Connection, Keys, parse_target
+from penstock.openflow.match import Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session
+from penstock.openflow.text_actions import show_instructions
+from penstock.openflow.text_flow import parse_flow
+from penstock.openflow.text_match import TextError, show_match
+from penstock.openflow.text_program import show_operation
 from penstock.openflow.wire import OF10, OF13, ErrorType, OpenFlowError
 from penstock.ports.spec import BridgeSpec, PortState
 from penstock.switch.engine_link import EngineLink
@@ -55,6 +61,8 @@ class BridgeHost:
         self._configs: dict[str, int] = {}  # by port name: what OpenFlow forbids it
         self._since: dict[str, int] = {}
         self._generation: int | None = None
+        self._applied: tuple[str, ...] = ()  # flows of the configuration that are in
+        self._refused: set[str] = set()
         self._alone_since = time.monotonic()
         self._management = self._connection(f"punix:{spec.name}.mgmt")
 
@@ -80,26 +88,57 @@ class BridgeHost:
         had_controllers = bool(self.connections)
         tls = ("private_key", "certificate", "ca_cert", "max_backoff", "protocols", "inactivity_probe")
         anew = any(getattr(spec, key) != getattr(self.spec, key) for key in tls)
-        self.spec = spec
+        before, self.spec = self.spec, spec
         for text in list(self.connections):
             if anew or text not in spec.controllers:
                 await self.connections.pop(text).close()
         for text in spec.controllers:
             if text not in self.connections:
                 self.connections[text] = self._connection(text)
+        if bool(before.flows) != bool(spec.flows):
+            self.bridge.flow_mod(FlowMod(Command.DELETE_STRICT, 0, 0, EMPTY))
+            self.add_default()
         if had_controllers != bool(spec.controllers):
             self._alone_since = time.monotonic()
             self.flush()
+        self.configure_flows()
         self.check_alone()
+
+    def configure_flows(self) -> None:
+        """Bring the flows of the configuration in, and take those out that it has no more."""
+        wanted = self.spec.flows
+        names, _ = self.port_names()
+        for text in [*[each for each in self._applied if each not in wanted], *wanted]:
+            if text in self._applied and text in wanted:
+                continue
+            try:
+                mod = parse_flow(text, names)
+                if text in self._applied:
+                    mod.command = Command.DELETE_STRICT
+                self.bridge.flow_mod(mod)
+            except (TextError, OpenFlowError) as error:
+                # A port that it names may come yet: it is tried again when ports are added.
+                if text not in self._refused:
+                    LOG.warning("%s: flow '%s' cannot be added: %s", self.spec.name, text, error)
+                self._refused.add(text)
+                continue
+            self._refused.discard(text)
+            self._applied = tuple(each for each in (*self._applied, text) if each in wanted)
 
     def flush(self) -> None:
         """Back to what a bridge does without a controller: the flows of the configuration, else NORMAL or nothing."""
         self.bridge.flow_mod(FlowMod(command=3, table=0xFF, priority=0, match=EMPTY))
+        self._applied = ()
         self.add_default()
+
+    def resume(self) -> None:
+        """Go on with what a control process before this one had made."""
+        self._applied = self.spec.flows
+        self.bridge.resume()
 
     def add_default(self) -> None:
         """The flow of a bridge that nobody programs."""
-        if not self.spec.controllers and self.spec.fail_mode == "standalone":
+        if not self.spec.controllers and not self.spec.flows and self.spec.fail_mode == "standalone":
             self.bridge.flow_mod(FlowMod(0, 0, 0, EMPTY, normal_instructions()))
 
     async def close(self) -> None:
@@ -181,6 +220,8 @@ class BridgeHost:
                 self._tell_port(port_codec.ADDED, port)
             elif before[number] != port:
                 self._tell_port(port_codec.MODIFIED, port)
+        if before.keys() != here.keys():
+            self.configure_flows()
 
     def _tell_port(self, reason: int, port: OfPort) -> None:
         for session in self.sessions:
@@ -209,6 +250,51 @@ class BridgeHost:
             if config:
                 bits = port_codec.of_datapath(config)
                 await self._link.call(lambda client, name=name, bits=bits: client.set_port_config(name, bits))  # type: ignore[misc]
+
+    # In words
+
+    def port_names(self) -> tuple[dict[str, int], dict[int, str]]:
+        """OpenFlow numbers by port name, and names by number."""
+        names = {port.name: number for number, port in self.ports.items()}
+        return names, {number: name for name, number in names.items()}
+
+    def spell_flow(self, address: int) -> str:
+        """A flow by its address, for a trace."""
+        entry = self.bridge.tables.read(address)
+        _, numbers = self.port_names()
+        match = ",".join([f"priority={entry.priority}", *show_match(Match(entry.key, entry.mask), numbers)])
+        return f"{match} actions={show_instructions(self.bridge.instructions(entry), numbers)}"
+
+    def spell_operation(self, address: int) -> str:
+        """An operation of a program by its address, for a trace."""
+        return show_operation(self._region.operation(address), self.port_names()[1])
+
+    def describe_connections(self) -> list[dict[str, Any]]:
+        """Targets, how they fare, and the sessions."""
+        now = time.monotonic()
+        targets = [
+            {
+                "target": text,
+                "state": "connected" if connection.state.connected else "disconnected",
+                "seconds": now - connection.state.since,
+                "error": connection.state.error,
+            }
+            for text, connection in self.connections.items()
+        ]
+        roles = {EQUAL: "equal", MASTER: "master", SLAVE: "slave"}
+        sessions = [
+            {
+                "target": session.name,
+                "state": "session",
+                "seconds": now - session.connected,
+                "error": "",
+                "version": {OF10: "OpenFlow10", OF13: "OpenFlow13"}.get(session.version, ""),
+                "role": roles[session.role],
+                "packet_ins_lost": session.packet_ins_lost,
+            }
+            for session in self.sessions
+        ]
+        return targets + sessions
 
     # Packets
 

@@ -19,12 +19,17 @@ from penstock.openflow.wire import (
     MATCH_BAD_TYPE,
     MATCH_BAD_VALUE,
     MATCH_DUP_FIELD,
+    ONF_ID,
     ErrorType,
     OpenFlowError,
 )
 from penstock.packet.fields import BY_NAME, FIELDS, KEY_SIZE, NXM_OF, PREREQUISITES, Field
 
 OXM_MATCH = 1
+OPENFLOW_BASIC, EXPERIMENTER = 0x8000, 0xFFFF
+ONF_BYTES = ONF_ID.to_bytes(4, "big")
+# Fields of OpenFlow 1.5 that an extension brings to 1.3.
+ONF_FIELDS = {(OPENFLOW_BASIC, 42), (OPENFLOW_BASIC, 43)}
 VID_PRESENT = 0x1000
 VID_BITS = 0x1FFF  # of OXM_OF_VLAN_VID, the bit that says "tagged" included
 PORT_10_MAX = 0xFF00
@@ -125,10 +130,15 @@ def decode_tlvs(data: bytes | memoryview) -> Match:
             raise _bad(MATCH_BAD_LEN, f"{end - at} bytes are left of a match, a field's header has 4")
         header = int.from_bytes(data[at : at + 4], "big")
         length = header & 0xFF
+        masked = header >> 8 & 1
+        if header >> 16 == EXPERIMENTER and data[at + 4 : at + 8] == ONF_BYTES:
+            # The vendor of the field lies between header and value.
+            header = OPENFLOW_BASIC << 16 | header & 0xFFFF
+            length -= 4
+            at += 4
         wire = BY_NUMBER.get(header >> 9)
         if wire is None:
             raise _bad(MATCH_BAD_FIELD, f"match field {header >> 16:#06x}, {header >> 9 & 0x7F} is unknown")
-        masked = header >> 8 & 1
         if length != wire.octets << masked or at + 4 + length > end:
             raise _bad(MATCH_BAD_LEN, f"match field {wire.field.name} has {length} bytes, not {wire.octets << masked}")
         if wire.field.name in seen:
@@ -215,7 +225,11 @@ def encode_tlvs(match: Match, nxm: bool = False) -> bytes:
         exact = mask == (1 << wire.bits) - 1
         if wire.short_port:
             value = port_16(value)
-        out += struct.pack("!HBB", number[0], number[1] << 1 | (not exact), wire.octets << (not exact))
+        length = wire.octets << (not exact)
+        if number in ONF_FIELDS:
+            out += struct.pack("!HBB", EXPERIMENTER, number[1] << 1 | (not exact), length + 4) + ONF_BYTES
+        else:
+            out += struct.pack("!HBB", number[0], number[1] << 1 | (not exact), length)
         out += value.to_bytes(wire.octets, "big")
         if not exact:
             out += mask.to_bytes(wire.octets, "big")

@@ -47,8 +47,10 @@ def _resubmit_table(made: Program, body: memoryview) -> None:
 
 def _move(made: Program, body: memoryview) -> None:
     count, source_start, start, source, destination = struct.unpack_from("!HHHII", body)
-    _, source_bit, bits = subfield(source, source_start, count, "move", written=False)
+    from_wire, source_bit, bits = subfield(source, source_start, count, "move", written=False)
     wire, bit, _ = subfield(destination, start, count, "move", written=True)
+    made.need(from_wire.field)
+    made.need(wire.field)
     made.reads |= bits
     made.add(p.MOVE, FOLLOWS.get(wire.field.name, p.SET_NOTHING), 0, source_bit, bit, count)
 
@@ -122,15 +124,17 @@ def _write_metadata(made: Program, body: memoryview) -> None:
 
 
 def _mpls_type(code: int) -> Callable[[Program, memoryview], None]:
-    return lambda made, body: made.add(code, raw16(struct.unpack_from("!H", body)[0]))
+    def add(made: Program, body: memoryview) -> None:
+        made.add(code, raw16(struct.unpack_from("!H", body)[0]))
+        made.retyped = True
+
+    return add
 
 
 def _clone(made: Program, body: memoryview) -> None:
     inner = Program(targets=made.targets)
     compile_actions(inner, body[6:])
-    made.reads |= inner.reads
-    made.groups |= inner.groups
-    made.ports |= inner.ports
+    made.take(inner)
     made.add(p.CLONE, 0, len(inner.operations) + 1)
     made.operations += [*inner.operations, p.END]
 

@@ -221,9 +221,12 @@ def _word(kind: int) -> Callable[[str, Names], bytes]:
     return lambda text, _names: action(kind, struct.pack("!I", _number(text, "number", 0xFFFFFFFF)))
 
 
-def _own(subtype: int, form: str = "") -> Callable[[str, Names], bytes]:
-    top = {"": 0, "!2xI": 0xFFFFFFFF, "!6xQ": (1 << 64) - 1}[form]
-    return lambda text, _names: nicira(subtype, struct.pack(form, _number(text, "number", top)) if form else bytes(6))
+def _own(subtype: int) -> Callable[[str, Names], bytes]:
+    return lambda _text, _names: nicira(subtype, bytes(6))
+
+
+def _tunnel(text: str, _names: Names) -> bytes:
+    return set_field("tun_id", _number(text, "set_tunnel", (1 << 64) - 1))
 
 
 def _note(text: str, _names: Names) -> bytes:
@@ -274,8 +277,8 @@ PARSERS: dict[str, Callable[[str, Names], bytes]] = {
     "dec_mpls_ttl": _plain(16),
     "copy_ttl_out": _plain(11),
     "copy_ttl_in": _plain(12),
-    "set_tunnel": _own(NX_SET_TUNNEL, "!2xI"),
-    "set_tunnel64": _own(NX_SET_TUNNEL_64, "!6xQ"),
+    "set_tunnel": _tunnel,
+    "set_tunnel64": _tunnel,
     "note": _note,
     "exit": _own(NX_EXIT),
     "clone": _clone,
@@ -398,7 +401,7 @@ def _part(header: int) -> Wire:
 def _show_resubmit(body: memoryview, numbers: Numbers) -> str:
     port, table = struct.unpack_from("!HB", body)
     shown = "" if port == IN_PORT_16 else show_port(port, numbers)
-    return f"resubmit({shown},{'' if table == CURRENT_TABLE else table})"
+    return f"resubmit:{shown}" if table == CURRENT_TABLE else f"resubmit({shown},{table})"
 
 
 def _show_move(body: memoryview, _numbers: Numbers) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from penstock.openflow.match import VID_BITS, VID_PRESENT, Builder, Match, fields
 from penstock.packet.fields import BY_NAME, FIELDS, Field
-from penstock.packet.text import PARSERS, parse_number
+from penstock.packet.text import PARSERS, TCP_FLAGS, parse_number
 
 IPV4, ARP, RARP, IPV6, MPLS, MPLS_MULTICAST = 0x0800, 0x0806, 0x8035, 0x86DD, 0x8847, 0x8848
 PROTOCOLS: dict[str, tuple[int, int | None]] = {
@@ -165,7 +165,7 @@ def _add_vlan(made: Builder, key: str, text: str | None) -> None:
     if key == "dl_vlan_pcp":
         made.add("vlan_tci", value << 13 | VID_PRESENT, 0xE000 | VID_PRESENT)
     elif key == "dl_vlan" and value == 0xFFFF:
-        made.add("vlan_tci", 0, 0xFFFF)
+        made.add("vlan_tci", 0, VID_BITS)
     elif key == "dl_vlan":
         made.add("vlan_tci", value & 0xFFF | VID_PRESENT, VID_BITS)
     else:
@@ -188,6 +188,10 @@ def show_value(row: Field, value: int, mask: int, numbers: Mapping[int, str]) ->
         return show_port(value, numbers)
     if row.name == "ip_frag":
         return next((name for name, each in _FRAGMENTS.items() if each == (value, mask)), hex(value))
+    if row.name == "tcp_flags" and mask != full:
+        return "".join(
+            ("+" if value >> bit & 1 else "-") + name for bit, name in enumerate(TCP_FLAGS) if mask >> bit & 1
+        )
     if mask == full or (row.name == "vlan_vid" and mask == VID_BITS):
         return row.format(value)
     if row.text in ("ipv4", "ipv6"):

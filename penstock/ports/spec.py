@@ -32,6 +32,7 @@ def is_datapath_id(text: str) -> bool:
     return bool(re.fullmatch(r"[0-9a-fA-F]{16}", text)) and int(text, 16) != 0
 
 
+_LISTS = ("controllers", "protocols", "flows")
 Target = Annotated[str, Predicate(is_target)]
 DatapathId = Annotated[str, Predicate(is_datapath_id)]
 
@@ -101,16 +102,24 @@ class BridgeSpec:
     controller_burst_limit: Annotated[
         int, Interval(ge=0, le=10_000_000), Doc("Packets of that at once; 0: as many as in a second.")
     ] = 0
+    flows: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Flow entries that the bridge begins with, in the notation of ovs-ofctl: "
+            "`priority=10,in_port=vm1,tcp,tp_dst=80,actions=output:vm2`. A reload adds new ones and removes those that "
+            "are gone; others, from controllers, stay. With any, the bridge has no flow of its own that does NORMAL."
+        ),
+    ] = ()
     private_key: Annotated[str | None, Doc("File with the private key for `ssl:` and `pssl:`, PEM.")] = None
     certificate: Annotated[str | None, Doc("File with the certificate of that key, PEM.")] = None
     ca_cert: Annotated[str | None, Doc("File with the certificate of who signs controllers' certificates, PEM.")] = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "controllers": list(self.controllers), "protocols": list(self.protocols)}
+        return {**asdict(self), **{key: list(getattr(self, key)) for key in _LISTS}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BridgeSpec:
-        return cls(**{**data, "controllers": tuple(data["controllers"]), "protocols": tuple(data["protocols"])})
+        return cls(**{**data, **{key: tuple(data[key]) for key in _LISTS}})
 
 
 @dataclass(frozen=True)

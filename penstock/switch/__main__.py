@@ -17,6 +17,7 @@ from typing import Any
 from penstock.config.load import load
 from penstock.engine.client import EngineClient
 from penstock.openflow.agent import Agent
+from penstock.openflow.verbs import flow_verbs
 from penstock.switch.control import Control
 from penstock.switch.errors import SourceError
 from penstock.switch.rundir import CONTROL_SOCKET, RundirError, make_rundir
@@ -50,7 +51,10 @@ async def _run(rundir: Path, config: Path, connect: Callable[[Path], EngineClien
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     control = Control(rundir, partial(load, config), partial(connect, rundir), _notifier(), Agent)
-    await control.run(ControlServer(rundir / CONTROL_SOCKET, verbs(control), streams(control)), stop)
+    agent = control.follower
+    assert isinstance(agent, Agent)
+    known = verbs(control) | flow_verbs(control, agent)
+    await control.run(ControlServer(rundir / CONTROL_SOCKET, known, streams(control)), stop)
 
 
 def _notifier() -> Callable[[dict[str, Any]], None]:

@@ -21,8 +21,6 @@ from penstock.switch.errors import SourceError, unknown
 from penstock.switch.server import Connection, Handler, Request, StreamHandler, VerbError
 from penstock.switch.status import SupervisorStatus
 
-_MAX_FRAME = 65535 + 18
-
 
 def verbs(control: Control) -> dict[str, Handler]:
     """Every verb that answers once."""
@@ -36,7 +34,6 @@ def verbs(control: Control) -> dict[str, Handler]:
         "stats": service.stats,
         "drops": service.drops,
         "sample": service.sample,
-        "trace": service.trace,
         "reload": service.reload,
     }
 
@@ -122,18 +119,6 @@ class Verbs:
             }
 
         return await self.control.link.call(read)
-
-    async def trace(self, request: Request) -> dict[str, Any]:
-        port = self._port(request)
-        try:
-            frame = bytes.fromhex(request.get("frame", ""))
-        except (ValueError, TypeError):
-            raise VerbError("trace: the frame must be hexadecimal digits, two for each byte") from None
-        if not 14 <= len(frame) <= _MAX_FRAME:
-            raise VerbError(f"trace: a frame has 14 to {_MAX_FRAME} bytes, this one {len(frame)}")
-        result = await self.control.link.call(lambda client: client.trace(port, frame))
-        outputs = [{"port": output.port, "frame": output.frame.hex()} for output in result.outputs]
-        return {"steps": result.steps, "fields": result.fields, "outputs": outputs, "drop": result.drop}
 
     async def reload(self, _request: Request) -> dict[str, Any]:
         try:

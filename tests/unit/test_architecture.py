@@ -30,10 +30,10 @@ RANKS = {
     "engine": 5,
     "switch": 6,
     "openflow": 7,
-    "config": 7,
-    "observe": 7,
-    "cli": 8,
-    "demo": 9,
+    "config": 8,
+    "observe": 8,
+    "cli": 9,
+    "demo": 10,
 }
 ENTRY_RANK = RANKS["cli"]
 
@@ -47,6 +47,7 @@ SEEN_FROM_ABOVE = {
     "machine",
     "machine.cache",
     "packet.fields",
+    "packet.text",
     "ports",
     "ports.base",
     "ports.spec",

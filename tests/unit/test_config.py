@@ -110,6 +110,15 @@ CASES = {
             r"\(known: (\w+, )*mac_ageing, mac_table_size, (\w+, )*port(, \w+)*\)"
         ),
     ),
+    "a flow that says nothing": (
+        "[bridge.br0]\nflows = ['in_port=1,actions=fly']",
+        re.compile(r"bridge\.br0\.flows\[0\]: 'fly' is no action; known are .*"),
+    ),
+    "a controller that is none": (
+        "[bridge.br0]\ncontrollers = ['127.0.0.1']",
+        'bridge.br0.controllers[0]: "127.0.0.1" is wrong: must be a string that names a controller, '
+        "as in tcp:127.0.0.1:6653 or ptcp:6653",
+    ),
     "unknown port key": (
         port("tags = 5"),
         "bridge.br0.port.vm1.tags: unknown key 'tags'; did you mean tag? "

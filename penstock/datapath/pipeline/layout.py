@@ -73,8 +73,7 @@ PIPELINE = np.dtype(
         ("bridge", "i8"),  # engine's number of the bridge
         ("groups", "i8"),  # the first GROUP
         ("meters", "i8"),  # the first METER
-        ("configured", "i8"),  # 1: flows of the configuration are in
-        ("pad", "i8", 3),
+        ("pad", "i8", 4),
         ("name", "S64"),
         ("tables", "i8", TABLES + 1),  # addresses of TABLEs; 0: empty
     ],
