@@ -62,7 +62,7 @@ class BridgeHost:
         self._since: dict[str, int] = {}
         self._generation: int | None = None
         self._applied: tuple[str, ...] = ()  # flows of the configuration that are in
-        self._refused: set[str] = set()
+        self._refused: dict[str, str] = {}  # and those that cannot be, with the reason
         self._alone_since = time.monotonic()
         self._management = self._connection(f"punix:{spec.name}.mgmt")
 
@@ -101,7 +101,8 @@ class BridgeHost:
         if had_controllers != bool(spec.controllers):
             self._alone_since = time.monotonic()
             self.flush()
-        self.configure_flows()
+        if self.ports:
+            self.configure_flows()
         self.check_alone()
 
     def configure_flows(self) -> None:
@@ -118,11 +119,11 @@ class BridgeHost:
                 self.bridge.flow_mod(mod)
             except (TextError, OpenFlowError) as error:
                 # A port that it names may come yet: it is tried again when ports are added.
-                if text not in self._refused:
+                if self._refused.get(text) != str(error):
                     LOG.warning("%s: flow '%s' cannot be added: %s", self.spec.name, text, error)
-                self._refused.add(text)
+                self._refused[text] = str(error)
                 continue
-            self._refused.discard(text)
+            self._refused.pop(text, None)
             self._applied = tuple(each for each in (*self._applied, text) if each in wanted)
 
     def flush(self) -> None:

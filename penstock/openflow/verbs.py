@@ -73,6 +73,10 @@ class FlowVerbs:
 
     async def trace_flow(self, request: Request) -> dict[str, Any]:
         """Trace a packet that a match describes."""
+        port_spec = self.control.desired.ports.get(str(request.get("bridge")))
+        if port_spec is not None:
+            why = f"the frame must be hexadecimal digits; to trace a flow give its bridge, {port_spec.bridge}"
+            raise VerbError(f"trace: port {port_spec.name}: {why}")
         host = self._host(request)
         names, _ = host.port_names()
         try:

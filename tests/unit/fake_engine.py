@@ -218,7 +218,7 @@ class FakeEngine:
             for direction in ("rx", "tx")
         ]
 
-    def trace(self, port: str, frame: bytes) -> TraceResult:
+    def trace(self, port: str, frame: bytes, _speller: object = None) -> TraceResult:
         return TraceResult(["came in", "flooded"], {"eth_type": "0x0800"}, [TraceOutput(port, frame)], None)
 
 
