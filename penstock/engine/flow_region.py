@@ -23,6 +23,7 @@ from penstock.datapath.pipeline.layout import (
     FLOWS_MAX,
     PROGRAM,
     PROGRAM_ANY,
+    PROGRAM_CONJUNCTION,
     PROGRAM_DROP,
     PROGRAM_NORMAL,
     PROGRAM_OPERATIONS,
@@ -33,7 +34,7 @@ from penstock.datapath.pipeline.layout import (
     REGION_MAGIC,
     WORKERS,
 )
-from penstock.datapath.pipeline.program import END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
+from penstock.datapath.pipeline.program import CONJUNCTION, END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
 from penstock.datapath.pipeline.tables import give_counters, take_counters
 from penstock.machine import full_fence, records
 from penstock.memory.arena import map_at, unmap_at
@@ -268,6 +269,8 @@ def _kind(operations: Sequence[int]) -> tuple[int, int]:
     if not operations:
         return PROGRAM_DROP, 0
     first = operations[0] & 0xFFFFFFFFFFFFFFFF
+    if first & 255 == CONJUNCTION:
+        return PROGRAM_CONJUNCTION, 0
     if len(operations) == 1 and first & 255 == OUTPUT:
         port = first >> 32
         if port == PORT_NORMAL:

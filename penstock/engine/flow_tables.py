@@ -37,6 +37,7 @@ from penstock.datapath.pipeline.layout import (
     WORDS_MAX,
     WORKERS,
 )
+from penstock.datapath.pipeline.program import END, FIN_TIMEOUT
 from penstock.datapath.pipeline.scan import ANY, OVERLAPPING, SCAN, WITHIN, expired_flows, scan_flows
 from penstock.datapath.pipeline.tables import (
     ADDITION,
@@ -356,6 +357,36 @@ class FlowTables:
     def set_miss(self, table: int, what: int) -> None:
         """What a table does with packets that no flow matches: MISS_."""
         records(TABLE, self._table(table))[0]["miss"] = what
+
+    def set_conjunctive(self, table: int) -> None:
+        """Have lookups in a table look for conjunctive matches too; before the first flow of one is committed."""
+        records(TABLE, self._table(table))[0]["conjunctions"] = 1
+
+    def refresh(self, flow: int) -> None:
+        """Begin a flow's hard time-out anew."""
+        records(FLOW, flow)[0]["modified"] = int(monotonic_ns())
+
+    def fin_timeouts(self, flow: int) -> list[tuple[int, int]]:
+        """Idle and hard time-out of each FIN_TIMEOUT in a flow's program; none when it is no flow any more."""
+        row = records(FLOW, flow)[0]
+        number = int(row["id"])
+        if not 0 <= number < int(self.region.header["ids"]) or self.region.listed(number) != flow:
+            return []
+        words = self.region.operations(int(row["program"]))
+        found = []
+        at = 0
+        while words[at] & 255 != END:
+            if words[at] & 255 == FIN_TIMEOUT:
+                found.append((words[at + 1] >> 16, words[at + 1] & 0xFFFF))
+            at += max(1, words[at] >> 8 & 255)
+        return found
+
+    def shorten(self, flow: int, idle: int, hard: int) -> None:
+        """Lower the time-outs of a flow to these (0: as they are)."""
+        row = records(FLOW, flow)[0]
+        for name, wanted in (("idle", idle), ("hard", hard)):
+            if wanted and (not row[name] or wanted < row[name]):
+                row[name] = wanted
 
     def set_every_miss(self, what: int) -> None:
         """What all tables do, those too that come later."""

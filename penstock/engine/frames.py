@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from penstock.datapath.handover import PACKET_IN_BYTES, PACKET_IN_KEY
 from penstock.datapath.layout import FRAME_RECORD, OUT_NORMAL, OUT_PORT, OUT_PROGRAM
+from penstock.datapath.pipeline.asking import REASON_FIN_TIMEOUT, REASON_LEARN
 from penstock.machine import records
 from penstock.memory import record_commit, record_peek, record_release, record_reserve
 from penstock.packet.fields import KEY_SIZE
@@ -17,6 +18,8 @@ __all__ = [
     "OUT_NORMAL",
     "OUT_PORT",
     "OUT_PROGRAM",
+    "REASON_FIN_TIMEOUT",
+    "REASON_LEARN",
     "Captured",
     "Out",
     "PacketIn",

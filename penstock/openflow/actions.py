@@ -39,6 +39,8 @@ LAST_TABLE = 254
 CURRENT_TABLE = 0xFF
 VLAN_TYPES, MPLS_TYPES = (0x8100, 0x88A8), (0x8847, 0x8848)
 REASON_NO_MATCH, REASON_ACTION = 0, 1
+VENDOR = 0xFFFF
+NX_LOAD = 7
 
 # What in a packet follows each field; those that are not named are not written to packets.
 FOLLOWS = {
@@ -65,6 +67,7 @@ class Targets:
     table: int
     group: Callable[[int], int]  # address by number; 0 when there is none
     meter: Callable[[int], int]
+    blob: Callable[[bytes], int] = lambda _data: 0  # address of bytes that operations refer to
     miss: bool = False  # the flow is what a table does with packets that no other matches
 
 
@@ -78,6 +81,7 @@ class Program:
     meters: set[int] = field(default_factory=set)
     ports: set[int] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)  # prerequisites of what is set and read, as the flow must match them
+    conjunctive: bool = False
     retyped: bool = False  # from here on packets are of another type than what is matched
     targets: Targets | None = None
 
@@ -100,6 +104,23 @@ class Program:
 
 def bad(code: int, why: str) -> OpenFlowError:
     return OpenFlowError(ErrorType.BAD_ACTION, code, why)
+
+
+def action(kind: int, body: bytes) -> bytes:
+    """An action's bytes, padded."""
+    length = 4 + len(body)
+    padding = -length % 8
+    return struct.pack("!HH", kind, length + padding) + body + bytes(padding)
+
+
+def nicira(subtype: int, body: bytes = b"") -> bytes:
+    """A Nicira action's bytes."""
+    return action(VENDOR, struct.pack("!IH", NICIRA_ID, subtype) + body)
+
+
+def output_action(port: int) -> bytes:
+    """The action that outputs to a port."""
+    return action(0, struct.pack("!IH6x", port, 0))
 
 
 def raw16(value: int) -> int:
@@ -166,12 +187,22 @@ def subfield(header: int, start: int, count: int, what: str, written: bool) -> t
     wire = BY_NUMBER.get(header >> 9)
     if wire is None:
         raise bad(ACTION_SET_TYPE, f"{what}: field {header >> 16:#06x}, {header >> 9 & 0x7F} is unknown")
-    if count == 0 or start + count > wire.bits:
+    if count == 0 or start + count > wire.named_bits:
         raise bad(ACTION_BAD_ARG, f"{what}: bits {start} to {start + count - 1} are not in field {wire.field.name}")
     if written and wire.field.name in READ_ONLY:
         raise bad(ACTION_SET_ARG, f"{what}: field {wire.field.name} cannot be set")
     low = wire.shift + start
     return wire, KEY_SIZE * 8 - low - count, (1 << count) - 1 << low
+
+
+def add_meter(made: Program, number: int) -> None:
+    """Have packets be held against a meter."""
+    assert made.targets is not None
+    address = made.targets.meter(number)
+    if not address:
+        raise OpenFlowError(ErrorType.METER_MOD_FAILED, 2, f"meter {number} does not exist")
+    made.meters.add(number)
+    made.add(p.METER, 0, 0, address)
 
 
 # Each takes the action's body (behind its header) and adds to the program.
@@ -339,12 +370,7 @@ def compile_instructions(data: bytes | memoryview, targets: Targets) -> Program:
         if kind in lengths and len(body) + 4 != lengths[kind]:
             raise _bad_instruction(INSTRUCTION_BAD_LEN, f"instruction type {kind} has {len(body) + 4} bytes")
     if METER in found:
-        (number,) = struct.unpack_from("!I", found[METER])
-        address = targets.meter(number)
-        if not address:
-            raise OpenFlowError(ErrorType.METER_MOD_FAILED, 2, f"meter {number} does not exist")
-        made.meters.add(number)
-        made.add(p.METER, 0, 0, address)
+        add_meter(made, struct.unpack_from("!I", found[METER])[0])
     if APPLY_ACTIONS in found:
         compile_actions(made, found[APPLY_ACTIONS][4:])
     if CLEAR_ACTIONS in found:

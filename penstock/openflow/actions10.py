@@ -11,36 +11,27 @@ from penstock.datapath.pipeline.program import PORT_CONTROLLER
 from penstock.openflow.actions import (
     APPLY_ACTIONS,
     GOTO_TABLE,
+    NX_LOAD,
+    VENDOR,
     WRITE_METADATA,
+    action,
     apply_instruction,
     bad,
+    nicira,
     read_tlv,
     split_actions,
     split_instructions,
 )
 from penstock.openflow.match import VID_PRESENT, port_16, port_32
-from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE, NICIRA_ID
+from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE
 from penstock.packet.fields import BY_NAME
 
 OUTPUT, VLAN_VID, VLAN_PCP, STRIP_VLAN, DL_SRC, DL_DST, NW_SRC, NW_DST, NW_TOS, TP_SRC, TP_DST, ENQUEUE = range(12)
-VENDOR = 0xFFFF
 LENGTHS = {DL_SRC: 16, DL_DST: 16, ENQUEUE: 16}
 PORTS = {17: ("udp_src", "udp_dst"), 132: ("sctp_src", "sctp_dst")}
-NX_POP_QUEUE, NX_RESUBMIT_TABLE, NX_REG_LOAD, NX_WRITE_METADATA, NX_DEC_TTL = 5, 14, 7, 22, 18
+NX_POP_QUEUE, NX_RESUBMIT_TABLE, NX_WRITE_METADATA, NX_DEC_TTL = 5, 14, 22, 18
 NX_PUSH_MPLS, NX_POP_MPLS, NX_SET_MPLS_TTL, NX_DEC_MPLS_TTL = 23, 24, 25, 26
 IN_PORT_10 = 0xFFF8
-
-
-def action(kind: int, body: bytes) -> bytes:
-    """An action's bytes, padded."""
-    length = 4 + len(body)
-    padding = -length % 8
-    return struct.pack("!HH", kind, length + padding) + body + bytes(padding)
-
-
-def nicira(subtype: int, body: bytes = b"") -> bytes:
-    """A Nicira action's bytes."""
-    return action(VENDOR, struct.pack("!IH", NICIRA_ID, subtype) + body)
 
 
 def set_field(name: str, value: int) -> bytes:
@@ -118,7 +109,7 @@ def _set_field_10(body: memoryview) -> bytes:
     start = (mask & -mask).bit_length() - 1
     count = mask.bit_length() - start
     header = number[0] << 16 | number[1] << 9 | wire.octets
-    return nicira(NX_REG_LOAD, struct.pack("!HIQ", start << 6 | count - 1, header, value >> start))
+    return nicira(NX_LOAD, struct.pack("!HIQ", start << 6 | count - 1, header, value >> start))
 
 
 def actions_to_10(data: memoryview) -> bytes:

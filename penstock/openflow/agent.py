@@ -137,7 +137,7 @@ class Agent:
         for each in found:
             host = hosts.get(each.pipeline)
             if host is not None:
-                host.tell_packet_in(each)
+                host.take_packet_in(each)
         if found or not client.ask_to_be_woken():
             asyncio.get_running_loop().call_soon(self._read_packet_ins)
 

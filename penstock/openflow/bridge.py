@@ -6,8 +6,6 @@ Knows nothing of connections: whoever calls encodes the answers. The control pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 
 import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_region import FlowRegion, RegionError
@@ -21,6 +19,19 @@ from penstock.openflow.actions import (
     compile_actions,
     compile_instructions,
 )
+from penstock.openflow.flow_mod import (
+    ALL_TABLES,
+    ANY_GROUP,
+    ANY_PORT,
+    CHECK_OVERLAP,
+    RESET_COUNTS,
+    SEND_FLOW_REM,
+    Command,
+    FlowMod,
+    Removal,
+    Select,
+)
+from penstock.openflow.learn import decode_learn
 from penstock.openflow.match import Match
 from penstock.openflow.wire import (
     ACTION_MATCH_INCONSISTENT,
@@ -33,68 +44,12 @@ from penstock.openflow.wire import (
 )
 from penstock.packet.fields import KEY_SIZE, PREREQUISITES
 
-SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
-ALL_TABLES = 0xFF
-BUCKET_HEAD = 16
 LAST_TABLE = 254
 PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
 FAIL_OPEN = 0xF0F0F0
-ANY_PORT = ANY_GROUP = 0xFFFFFFFF
+BUCKET_HEAD = 16
 PROGRAMS_MAX = 65536
 GROUPS_FULL, METERS_FULL = 3, 10
-
-
-class Command(IntEnum):
-    """What a flow-mod does."""
-
-    ADD = 0
-    MODIFY = 1
-    MODIFY_STRICT = 2
-    DELETE = 3
-    DELETE_STRICT = 4
-
-
-class Removal(IntEnum):
-    """Why a flow is gone (ofp_flow_removed_reason)."""
-
-    IDLE = 0
-    HARD = 1
-    DELETE = 2
-    GROUP_DELETE = 3
-
-
-@dataclass(slots=True)
-class FlowMod:
-    """A flow-mod of any version; ``instructions`` as OpenFlow 1.3 writes them."""
-
-    command: int
-    table: int
-    priority: int
-    match: Match
-    instructions: bytes = b""
-    cookie: int = 0
-    cookie_mask: int = 0
-    idle: int = 0
-    hard: int = 0
-    flags: int = 0
-    importance: int = 0
-    out_port: int = ANY_PORT
-    out_group: int = ANY_GROUP
-    modify_adds: bool = False  # 1.0: modify of what is not there adds it
-
-
-@dataclass(frozen=True, slots=True)
-class Select:
-    """Which flows a statistics request is about."""
-
-    table: int
-    match: Match
-    cookie: int = 0
-    cookie_mask: int = 0
-    out_port: int = ANY_PORT
-    out_group: int = ANY_GROUP
-
-
 EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
 
 
@@ -234,7 +189,7 @@ class OpenFlowBridge:
         return (port == ANY_PORT or port in made.ports) and (group == ANY_GROUP or group in made.groups)
 
     def _targets(self, table: int, miss: bool = False) -> Targets:
-        return Targets(table, self.groups.address, self.meters.address, miss)
+        return Targets(table, self.groups.address, self.meters.address, self.region.blob, miss)
 
     def _compile(self, instructions: bytes, table: int, miss: bool = False) -> Program:
         known = self._compiled.get((instructions, table, miss))
@@ -251,6 +206,8 @@ class OpenFlowBridge:
             if not PREREQUISITES[need](key):
                 why = f"the actions are for packets that are {need.replace('|', ' or ')}, which the match does not say"
                 raise OpenFlowError(ErrorType.BAD_ACTION, ACTION_MATCH_INCONSISTENT, why)
+        if made.conjunctive:
+            self.tables.set_conjunctive(table)
         return self._store(made, instructions)
 
     def _store(self, made: Program, source: bytes) -> int:
@@ -382,6 +339,25 @@ class OpenFlowBridge:
     def instructions(self, entry: FlowEntry) -> bytes:
         """A flow's instructions as OpenFlow 1.3 writes them."""
         return self.region.source(entry.program)
+
+    # What packets ask for
+
+    def learn(self, action: bytes, key: bytes) -> None:
+        """Add the flow that a packet with this key teaches, or begin its time-outs anew. Raises OpenFlowError."""
+        mod = decode_learn(memoryview(action)).teach(key)
+        address = self.tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask)
+        if address:
+            entry = self.tables.read(address)
+            same = (entry.idle, entry.hard, entry.cookie) == (mod.idle, mod.hard, mod.cookie)
+            if same and self.instructions(entry) == mod.instructions:
+                self.tables.refresh(address)
+                return
+        self.flow_mod(mod)
+
+    def end_soon(self, flow: int) -> None:
+        """Shorten a flow's time-outs as its FIN_TIMEOUT says."""
+        for idle, hard in self.tables.fin_timeouts(flow):
+            self.tables.shorten(flow, idle, hard)
 
     # Time
 

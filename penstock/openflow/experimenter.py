@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from penstock.openflow.bridge import FlowMod
+from penstock.openflow.flow_mod import FlowMod
 from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
 from penstock.openflow.match import decode_tlvs
 from penstock.openflow.packet_in import NX2

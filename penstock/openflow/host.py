@@ -18,12 +18,13 @@ from penstock.datapath.pipeline.program import PORT_CONTROLLER, PORT_LOCAL
 from penstock.engine.client import EngineClient, EngineError
 from penstock.engine.flow_region import FlowRegion
 from penstock.engine.flow_tables import FlowEntry, FlowTables
-from penstock.engine.frames import PacketIn
+from penstock.engine.frames import REASON_FIN_TIMEOUT, REASON_LEARN, PacketIn
 from penstock.machine import monotonic_ns
 from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
 from penstock.openflow import ports as port_codec
-from penstock.openflow.bridge import ANY_PORT, EMPTY, Command, FlowMod, OpenFlowBridge, Removal, normal_instructions
+from penstock.openflow.bridge import EMPTY, OpenFlowBridge, normal_instructions
 from penstock.openflow.connections import Connection, Keys, parse_target
+from penstock.openflow.flow_mod import ANY_PORT, Command, FlowMod, Removal
 from penstock.openflow.match import Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
@@ -320,7 +321,19 @@ class BridgeHost:
         except EngineError as error:
             raise OpenFlowError(ErrorType.BAD_REQUEST, 0xFFFF, str(error)) from error
 
-    def tell_packet_in(self, found: PacketIn) -> None:
+    def take_packet_in(self, found: PacketIn) -> None:
+        """Do what a worker asks for: teach a flow, shorten its time-outs, or tell controllers of a packet."""
+        if found.reason == REASON_LEARN:
+            try:
+                self.bridge.learn(self._region.read_blob(found.user_data), found.key)
+            except OpenFlowError as error:
+                LOG.warning("%s: a flow cannot be learned: %s", self.spec.name, error)
+        elif found.reason == REASON_FIN_TIMEOUT:
+            self.bridge.end_soon(found.user_data)
+        else:
+            self._tell_packet_in(found)
+
+    def _tell_packet_in(self, found: PacketIn) -> None:
         """Send a packet to the sessions that get such."""
         implicit = found.reason == NO_MATCH and found.cookie == 0xFFFFFFFFFFFFFFFF
         user_data = self._region.read_blob(found.user_data) if found.user_data else b""

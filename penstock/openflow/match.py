@@ -45,6 +45,11 @@ class Wire:
     shift: int  # of the value in the key seen as one number
     short_port: bool = False  # NXM's in_port has 16 bits
 
+    @property
+    def named_bits(self) -> int:
+        """The bits that actions can name."""
+        return 16 if self.short_port else self.bits
+
 
 def _octets(bits: int) -> int:
     size = (bits + 7) // 8
@@ -98,6 +103,11 @@ class Builder:
         shift = in_key(row)
         self.key = self.key & ~(bits << shift) | (value & bits) << shift
         self.mask |= bits << shift
+
+    def add_wire(self, wire: Wire, value: int, mask: int) -> None:
+        """The same by how a field is written in TLVs."""
+        self.key = self.key & ~(mask << wire.shift) | (value & mask) << wire.shift
+        self.mask |= mask << wire.shift
 
     def match(self) -> Match:
         """What was built so far."""

@@ -1,7 +1,7 @@
 """Nicira's actions: one row each, the least number of bytes and what is added to the program.
 
-Layouts as in Open vSwitch's lib/ofp-actions.c; a body begins behind the subtype. Not there yet, and refused with
-OFPBAC_BAD_EXP_TYPE: learn, multipath, bundle, conjunction, sample, ct, fin_timeout.
+Layouts as in Open vSwitch's lib/ofp-actions.c; a body begins behind the subtype. Not there, and refused with
+OFPBAC_BAD_EXP_TYPE: sample, ct and nat, learn2, and what is for NSH.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import struct
 from collections.abc import Callable
 
 import penstock.datapath.pipeline.program as p
+from penstock.engine.flow_tables import mask_words
 from penstock.openflow.actions import (
     CURRENT_TABLE,
     FOLLOWS,
     Program,
     _set_wire,
+    add_meter,
     bad,
     compile_actions,
     raw16,
@@ -22,9 +24,10 @@ from penstock.openflow.actions import (
     set_field,
     subfield,
 )
-from penstock.openflow.match import port_32
+from penstock.openflow.learn import decode_learn
+from penstock.openflow.match import in_key, port_32
 from penstock.openflow.wire import ACTION_BAD_ARG, ACTION_BAD_LEN
-from penstock.packet.fields import BY_NAME
+from penstock.packet.fields import BY_NAME, KEY_SIZE
 
 TUN_ID_32 = 0xFFFFFFFF
 IN_PORT_10 = 0xFFF8
@@ -139,6 +142,109 @@ def _clone(made: Program, body: memoryview) -> None:
     made.operations += [*inner.operations, p.END]
 
 
+def _learn(made: Program, body: memoryview) -> None:
+    assert made.targets is not None
+    reads = decode_learn(body).reads()
+    made.reads |= reads
+    pairs = [number for pair in mask_words(reads.to_bytes(KEY_SIZE, "big")) for number in pair]
+    made.add(p.LEARN, 0, 0, made.targets.blob(bytes(body)), *pairs)
+
+
+def _multipath(made: Program, body: memoryview) -> None:
+    fields, basis, algorithm, last, argument, where, header = struct.unpack_from("!HH2xHHI2xHI", body)
+    start, count = where >> 6, (where & 63) + 1
+    if fields > p.HASH_IP_DST or algorithm > p.LINK_ITERATIVE:
+        raise bad(ACTION_BAD_ARG, f"multipath: fields {fields} or algorithm {algorithm} are not there")
+    if last >> count:
+        raise bad(ACTION_BAD_ARG, f"multipath: {last + 1} links have no number each in {count} bits")
+    wire, bit, _ = subfield(header, start, count, "multipath", written=True)
+    made.reads |= _hashed(fields)
+    kind = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
+    made.add(p.MULTIPATH, kind, last + 1, fields, basis ^ argument, algorithm, bit, count)
+
+
+def _bundle(is_loaded: bool) -> Callable[[Program, memoryview], None]:
+    def add(made: Program, body: memoryview) -> None:
+        algorithm, fields, basis, kind, members, where, header = struct.unpack_from("!HHHIHHI", body)
+        if fields > p.HASH_IP_DST or algorithm > p.MEMBER_HIGHEST_RANDOM_WEIGHT or kind != MEMBER_IN_PORT:
+            raise bad(ACTION_BAD_ARG, f"bundle: fields {fields}, algorithm {algorithm} or members {kind:#x}")
+        ports = [port_32(each) for each in struct.unpack_from(f"!{members}H", body, 22)]
+        bit = count = 0
+        follows = p.SET_NOTHING
+        if is_loaded:
+            start, count = where >> 6, (where & 63) + 1
+            wire, bit, _ = subfield(header, start, count, "bundle", written=True)
+            follows = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
+        made.reads |= _hashed(fields)
+        made.ports |= set(ports) if not is_loaded else set()
+        made.add(p.BUNDLE, follows, int(is_loaded), fields, basis, algorithm, bit, count, *ports)
+
+    return add
+
+
+def _hashed(fields: int) -> int:
+    """The bits of a key that a hash is of, as a number."""
+    found = 0
+    for name in _HASHED[fields]:
+        row = BY_NAME[name]
+        found |= (1 << row.bits) - 1 << in_key(row)
+    return found
+
+
+_L3L4 = ("ip_src", "ip_dst", "ipv6_src", "ipv6_dst", "nw_proto", "tcp_src", "tcp_dst")
+_HASHED = {
+    p.HASH_ETH_SRC: ("eth_src",),
+    p.HASH_SYMMETRIC_L4: (*_L3L4, "eth_src", "eth_dst", "vlan_tci", "eth_type"),
+    p.HASH_SYMMETRIC_L3L4: _L3L4,
+    p.HASH_SYMMETRIC_L3L4_UDP: _L3L4,
+    p.HASH_IP_SRC: ("ip_src", "ipv6_src"),
+    p.HASH_IP_DST: ("ip_dst", "ipv6_dst"),
+}
+MEMBER_IN_PORT = 0x00000002  # NXM_OF_IN_PORT's header: the members are ports
+
+
+def _fin_timeout(made: Program, body: memoryview) -> None:
+    idle, hard = struct.unpack_from("!HH", body)
+    made.reads |= (1 << BY_NAME["tcp_flags"].bits) - 1 << in_key(BY_NAME["tcp_flags"])
+    made.add(p.FIN_TIMEOUT, 0, 0, idle << 16 | hard)
+
+
+def _conjunction(made: Program, body: memoryview) -> None:
+    clause, clauses, number = struct.unpack_from("!BBI", body)
+    if not 2 <= clauses <= 64 or clause >= clauses:
+        raise bad(ACTION_BAD_ARG, f"conjunction: clause {clause + 1} of {clauses}")
+    made.conjunctive = True
+    made.add(p.CONJUNCTION, 0, number, clause | clauses << 8)
+
+
+MAX_LEN, CONTROLLER_ID, REASON, USERDATA, _PAUSE, METER_ID = range(6)
+
+
+def _controller2(made: Program, body: memoryview) -> None:
+    assert made.targets is not None
+    max_len, number, reason, user_data = 0xFFFF, 0, 1, 0
+    at = 6
+    while at + 4 <= len(body):
+        kind, length = struct.unpack_from("!HH", body, at)
+        if length < 4 or at + length > len(body):
+            break
+        value = body[at + 4 : at + length]
+        if kind == MAX_LEN:
+            (max_len,) = struct.unpack_from("!H", value)
+        elif kind == CONTROLLER_ID:
+            (number,) = struct.unpack_from("!H", value)
+        elif kind == REASON:
+            reason = value[0]
+        elif kind == USERDATA:
+            user_data = made.targets.blob(bytes(value))
+        elif kind == METER_ID:
+            add_meter(made, struct.unpack_from("!I", value)[0])
+        elif kind:
+            raise bad(ACTION_BAD_ARG, f"controller: property {kind} is not there")
+        at += (length + 7) // 8 * 8
+    made.add(p.CONTROLLER, max_len, number, reason, user_data)
+
+
 def _simple(code: int) -> Callable[[Program, memoryview], None]:
     return lambda made, _body: made.add(code)
 
@@ -152,10 +258,15 @@ NICIRA: dict[int, tuple[int, Callable[[Program, memoryview], None]]] = {
     7: (24, _load),
     8: (16, lambda _made, _body: None),  # a note
     9: (24, _set_tunnel_64),
+    10: (32, _multipath),
+    12: (32, _bundle(is_loaded=False)),
+    13: (32, _bundle(is_loaded=True)),
     14: (16, _resubmit_table),
     15: (24, _output_reg),
+    16: (32, _learn),
     17: (16, _simple(p.EXIT)),
     18: (16, _simple(p.DEC_TTL)),
+    19: (16, _fin_timeout),
     20: (16, _controller),
     21: (16, _dec_ttl_ids),
     22: (32, _write_metadata),
@@ -166,5 +277,7 @@ NICIRA: dict[int, tuple[int, Callable[[Program, memoryview], None]]] = {
     27: (24, _stack(p.PUSH)),
     28: (24, _stack(p.POP)),
     33: (16, _load2),
+    34: (16, _conjunction),
+    37: (16, _controller2),
     42: (16, _clone),
 }

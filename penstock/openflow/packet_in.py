@@ -11,7 +11,8 @@ import struct
 from penstock.engine.flow_tables import FlowEntry
 from penstock.engine.frames import PacketIn
 from penstock.machine import monotonic_ns
-from penstock.openflow.bridge import OpenFlowBridge, Removal
+from penstock.openflow.bridge import OpenFlowBridge
+from penstock.openflow.flow_mod import Removal
 from penstock.openflow.match import Match, encode_13, encode_tlvs, in_key, make, port_16
 from penstock.openflow.match10 import encode_10
 from penstock.openflow.wire import NICIRA_ID, OF10, Type, message

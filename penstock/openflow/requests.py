@@ -9,7 +9,7 @@ from penstock.openflow import ports as port_codec
 from penstock.openflow import stats
 from penstock.openflow.actions import apply_instruction
 from penstock.openflow.actions10 import actions_from_10, from_10
-from penstock.openflow.bridge import ANY_GROUP, ANY_PORT, FlowMod
+from penstock.openflow.flow_mod import ANY_GROUP, ANY_PORT, FlowMod
 from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
 from penstock.openflow.match import Match, decode_13, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10

@@ -17,7 +17,8 @@ from typing import Protocol
 from penstock.engine.flow_tables import FlowEntry
 from penstock.engine.frames import PacketIn
 from penstock.openflow import ports as port_codec
-from penstock.openflow.bridge import OpenFlowBridge, Removal
+from penstock.openflow.bridge import OpenFlowBridge
+from penstock.openflow.flow_mod import Removal
 from penstock.openflow.packet_in import STANDARD, flow_removed, packet_in
 from penstock.openflow.ports import OfPort
 from penstock.openflow.wire import (

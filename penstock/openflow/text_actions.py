@@ -13,135 +13,95 @@ from penstock.openflow.actions import (
     CLEAR_ACTIONS,
     GOTO_TABLE,
     METER,
+    NX_LOAD,
     WRITE_ACTIONS,
     WRITE_METADATA,
+    action,
+    nicira,
     read_tlv,
     split_actions,
     split_instructions,
 )
-from penstock.openflow.actions10 import action, nicira, set_field
+from penstock.openflow.actions10 import set_field
 from penstock.openflow.match import BY_NUMBER, VID_PRESENT, Wire, port_16
+from penstock.openflow.text_choices import (
+    NX_BUNDLE,
+    NX_BUNDLE_LOAD,
+    NX_CONJUNCTION,
+    NX_FIN_TIMEOUT,
+    NX_LEARN,
+    NX_MULTIPATH,
+    parse_bundle,
+    parse_conjunction,
+    parse_fin_timeout,
+    parse_learn,
+    parse_multipath,
+    show_bundle,
+    show_conjunction,
+    show_fin_timeout,
+    show_learn,
+    show_multipath,
+)
 from penstock.openflow.text_match import TextError, parse_port, parse_value, show_port, show_value, split
+from penstock.openflow.text_parts import BY_NXM_NAME, header_of, number, parse_part, show_part
 from penstock.openflow.wire import NICIRA_ID
-from penstock.packet.fields import BY_NAME, FIELDS, NXM_OF, Field
+from penstock.packet.fields import BY_NAME
 from penstock.packet.text import PARSERS as VALUES
 from penstock.packet.text import parse_number
 
 CONTROLLER = 0xFFFFFFFD
 WHOLE = 0xFFFF
-NX_RESUBMIT, NX_SET_TUNNEL, NX_POP_QUEUE, NX_MOVE, NX_LOAD, NX_NOTE, NX_SET_TUNNEL_64, NX_RESUBMIT_TABLE = (
-    1, 2, 5, 6, 7, 8, 9, 14,
+NX_RESUBMIT, NX_SET_TUNNEL, NX_POP_QUEUE, NX_MOVE, NX_NOTE, NX_SET_TUNNEL_64, NX_RESUBMIT_TABLE = (
+    1, 2, 5, 6, 8, 9, 14,
 )  # fmt: skip
 NX_OUTPUT_REG, NX_EXIT, NX_CONTROLLER, NX_DEC_TTL_IDS, NX_PUSH, NX_POP, NX_CLONE = 15, 17, 20, 21, 27, 28, 42
 IN_PORT_16 = 0xFFF8
 CURRENT_TABLE = 0xFF
 _REASONS = {"no_match": 0, "action": 1, "invalid_ttl": 2, "action_set": 3, "group": 4, "packet_out": 5}
-_OTHER_NAMES = {
-    "nw_tos": "IP_TOS", "nw_proto": "IP_PROTO", "nw_ecn": "IP_ECN", "nw_ttl": "IP_TTL", "tun_src": "TUN_IPV4_SRC",
-    "tun_dst": "TUN_IPV4_DST",
-}  # fmt: skip
-
-
-def nxm_name(row: Field) -> str:
-    """NXM_OF_IP_SRC and the like."""
-    name = _OTHER_NAMES.get(row.name, row.name.upper())
-    if row.nxm is not None:
-        return ("NXM_OF_" if row.nxm[0] == NXM_OF else "NXM_NX_") + name
-    return "OXM_OF_" + name.replace("XREG", "PKT_REG")
-
-
-_BY_NXM_NAME = {nxm_name(row): row for row in FIELDS if row.oxm or row.nxm} | {
-    "OXM_OF_" + row.name.upper(): row for row in FIELDS if row.oxm
-}
-
-
-def _header(row: Field) -> int:
-    number = row.nxm or row.oxm
-    assert number is not None
-    return number[0] << 16 | number[1] << 9 | BY_NUMBER[number[0] << 7 | number[1]].octets
-
-
-def parse_part(text: str) -> tuple[Field, int, int]:
-    """Field, first bit and number of bits of ``FIELD[a..b]``. Raises TextError."""
-    name, bracket, rest = text.partition("[")
-    row = _BY_NXM_NAME.get(name) or BY_NAME.get(name)
-    if row is None:
-        raise TextError(f"'{name}' is no field")
-    if not bracket or rest == "]":
-        return row, 0, row.bits
-    first, dots, last = rest.rstrip("]").partition("..")
-    try:
-        start = int(first)
-        end = int(last) if dots else start
-    except ValueError:
-        raise TextError(f"'{text}' is no part of a field: as in {name}[0..7]") from None
-    if not 0 <= start <= end < row.bits:
-        raise TextError(f"'{text}': field {row.name} has bits 0 to {row.bits - 1}")
-    return row, start, end - start + 1
-
-
-def show_part(wire: Wire, start: int, count: int) -> str:
-    """And back."""
-    name = nxm_name(wire.field)
-    if start == 0 and count == wire.bits:
-        return f"{name}[]"
-    return f"{name}[{start}]" if count == 1 else f"{name}[{start}..{start + count - 1}]"
-
-
 Names = Mapping[str, int]
-
-
-def _number(text: str, what: str, top: int) -> int:
-    try:
-        value = parse_number(text)
-    except ValueError:
-        raise TextError(f"{what}: '{text}' is no number") from None
-    if not 0 <= value <= top:
-        raise TextError(f"{what}: {value} is not in 0 to {top}")
-    return value
 
 
 def _output(text: str, names: Names) -> bytes:
     if "[" in text:
         row, start, count = parse_part(text)
-        return nicira(NX_OUTPUT_REG, struct.pack("!HIH6x", start << 6 | count - 1, _header(row), WHOLE))
+        return nicira(NX_OUTPUT_REG, struct.pack("!HIH6x", start << 6 | count - 1, header_of(row), WHOLE))
     port = parse_port(text, names)
     return action(0, struct.pack("!IH6x", port, WHOLE if port == CONTROLLER else 0))
 
 
 def _controller(text: str, _names: Names) -> bytes:
-    max_len, number, reason = WHOLE, 0, 1
+    max_len, ident, reason = WHOLE, 0, 1
     for key, value in split(text.strip("()")) if text else ():
         if key == "max_len":
-            max_len = _number(value or "", "controller: max_len", WHOLE)
+            max_len = number(value or "", "controller: max_len", WHOLE)
         elif key == "id":
-            number = _number(value or "", "controller: id", 0xFFFF)
+            ident = number(value or "", "controller: id", 0xFFFF)
         elif key == "reason" and value in _REASONS:
             reason = _REASONS[value]
         elif value is None:
-            max_len = _number(key, "controller", WHOLE)
+            max_len = number(key, "controller", WHOLE)
         else:
             raise TextError(f"controller: '{key}' is unknown; known are max_len, id and reason")
-    if (number, reason) == (0, 1):
+    if (ident, reason) == (0, 1):
         return action(0, struct.pack("!IH6x", CONTROLLER, max_len))
-    return nicira(NX_CONTROLLER, struct.pack("!HHBx", max_len, number, reason))
+    return nicira(NX_CONTROLLER, struct.pack("!HHBx", max_len, ident, reason))
 
 
 def _set_field(text: str, names: Names) -> bytes:
     value_text, arrow, name = text.rpartition("->")
-    row = BY_NAME.get(name) or _BY_NXM_NAME.get(name.removesuffix("[]"))
+    row = BY_NAME.get(name) or BY_NXM_NAME.get(name.removesuffix("[]"))
     if not arrow or row is None:
         raise TextError(f"set_field:{text}: as in set_field:10.0.0.1->ip_dst")
     if row.name == "vlan_vid":
         value, mask = parse_number(value_text) | VID_PRESENT, 0x1FFF
     else:
         value, mask = parse_value(row, value_text, names)
-    number = row.oxm or row.nxm
-    if number is None:
+    tlv = row.oxm or row.nxm
+    if tlv is None:
         raise TextError(f"set_field: field {row.name} has no number that OpenFlow could name it by")
-    wire = BY_NUMBER[number[0] << 7 | number[1]]
+    wire = BY_NUMBER[tlv[0] << 7 | tlv[1]]
     masked = mask != (1 << wire.bits) - 1
-    out = struct.pack("!HBB", number[0], number[1] << 1 | masked, wire.octets << masked)
+    out = struct.pack("!HBB", tlv[0], tlv[1] << 1 | masked, wire.octets << masked)
     return action(25, out + value.to_bytes(wire.octets, "big") + (mask.to_bytes(wire.octets, "big") if masked else b""))
 
 
@@ -150,8 +110,8 @@ def _load(text: str, _names: Names) -> bytes:
     if not arrow:
         raise TextError(f"load:{text}: as in load:5->NXM_NX_REG0[0..7]")
     row, start, count = parse_part(part)
-    value = _number(value_text, "load", (1 << min(count, 64)) - 1)
-    return nicira(NX_LOAD, struct.pack("!HIQ", start << 6 | count - 1, _header(row), value))
+    value = number(value_text, "load", (1 << min(count, 64)) - 1)
+    return nicira(NX_LOAD, struct.pack("!HIQ", start << 6 | count - 1, header_of(row), value))
 
 
 def _move(text: str, _names: Names) -> bytes:
@@ -162,13 +122,13 @@ def _move(text: str, _names: Names) -> bytes:
     to_row, to_start, to_count = parse_part(destination)
     if count != to_count:
         raise TextError(f"move:{text}: {count} bits do not go where {to_count} are")
-    return nicira(NX_MOVE, struct.pack("!HHHII", count, from_start, to_start, _header(from_row), _header(to_row)))
+    return nicira(NX_MOVE, struct.pack("!HHHII", count, from_start, to_start, header_of(from_row), header_of(to_row)))
 
 
 def _stack(subtype: int) -> Callable[[str, Names], bytes]:
     def parse(text: str, _names: Names) -> bytes:
         row, start, count = parse_part(text)
-        return nicira(subtype, struct.pack("!HIH6x", start, _header(row), count))
+        return nicira(subtype, struct.pack("!HIH6x", start, header_of(row), count))
 
     return parse
 
@@ -178,14 +138,14 @@ def _resubmit(text: str, names: Names) -> bytes:
         return nicira(NX_RESUBMIT, struct.pack("!H4x", port_16(parse_port(text, names))))
     port_text, _, table_text = text.strip("()").partition(",")
     port = port_16(parse_port(port_text, names)) if port_text else IN_PORT_16
-    table = _number(table_text, "resubmit: table", 254) if table_text else CURRENT_TABLE
+    table = number(table_text, "resubmit: table", 254) if table_text else CURRENT_TABLE
     return nicira(NX_RESUBMIT_TABLE, struct.pack("!HB3x", port, table))
 
 
 def _dec_ttl(text: str, _names: Names) -> bytes:
     if not text:
         return action(24, bytes(4))
-    ids = [_number(each, "dec_ttl", 0xFFFF) for each in text.strip("()").split(",") if each]
+    ids = [number(each, "dec_ttl", 0xFFFF) for each in text.strip("()").split(",") if each]
     return nicira(NX_DEC_TTL_IDS, struct.pack(f"!H4x{len(ids)}H", len(ids), *ids))
 
 
@@ -210,15 +170,15 @@ def _plain(kind: int) -> Callable[[str, Names], bytes]:
 
 
 def _typed(kind: int) -> Callable[[str, Names], bytes]:
-    return lambda text, _names: action(kind, struct.pack("!H2x", _number(text, "type", 0xFFFF)))
+    return lambda text, _names: action(kind, struct.pack("!H2x", number(text, "type", 0xFFFF)))
 
 
 def _byte(kind: int) -> Callable[[str, Names], bytes]:
-    return lambda text, _names: action(kind, struct.pack("!B3x", _number(text.strip("()"), "TTL", 255)))
+    return lambda text, _names: action(kind, struct.pack("!B3x", number(text.strip("()"), "TTL", 255)))
 
 
 def _word(kind: int) -> Callable[[str, Names], bytes]:
-    return lambda text, _names: action(kind, struct.pack("!I", _number(text, "number", 0xFFFFFFFF)))
+    return lambda text, _names: action(kind, struct.pack("!I", number(text, "number", 0xFFFFFFFF)))
 
 
 def _own(subtype: int) -> Callable[[str, Names], bytes]:
@@ -226,7 +186,7 @@ def _own(subtype: int) -> Callable[[str, Names], bytes]:
 
 
 def _tunnel(text: str, _names: Names) -> bytes:
-    return set_field("tun_id", _number(text, "set_tunnel", (1 << 64) - 1))
+    return set_field("tun_id", number(text, "set_tunnel", (1 << 64) - 1))
 
 
 def _note(text: str, _names: Names) -> bytes:
@@ -282,6 +242,12 @@ PARSERS: dict[str, Callable[[str, Names], bytes]] = {
     "note": _note,
     "exit": _own(NX_EXIT),
     "clone": _clone,
+    "learn": parse_learn,
+    "multipath": parse_multipath,
+    "bundle": parse_bundle(is_loaded=False),
+    "bundle_load": parse_bundle(is_loaded=True),
+    "conjunction": parse_conjunction,
+    "fin_timeout": parse_fin_timeout,
 }
 _PORT_WORDS = {"in_port", "normal", "flood", "all", "local", "table"}
 
@@ -332,9 +298,9 @@ def parse_instructions(text: str, names: Names) -> bytes:
     others = bytearray()
     for name, operand in split_words(text):
         if name == "goto_table":
-            others += _instruction(GOTO_TABLE, struct.pack("!B3x", _number(operand, "goto_table", 254)))
+            others += _instruction(GOTO_TABLE, struct.pack("!B3x", number(operand, "goto_table", 254)))
         elif name == "meter":
-            others += _instruction(METER, struct.pack("!I", _number(operand, "meter", 0xFFFFFFFF)))
+            others += _instruction(METER, struct.pack("!I", number(operand, "meter", 0xFFFFFFFF)))
         elif name == "clear_actions":
             others += _instruction(CLEAR_ACTIONS, bytes(4))
         elif name == "write_actions":
@@ -342,9 +308,9 @@ def parse_instructions(text: str, names: Names) -> bytes:
             others += _instruction(WRITE_ACTIONS, bytes(4) + inner)
         elif name == "write_metadata":
             value, _, mask = operand.partition("/")
-            bits = _number(mask, "write_metadata", (1 << 64) - 1) if mask else (1 << 64) - 1
-            number = _number(value, "write_metadata", (1 << 64) - 1)
-            others += _instruction(WRITE_METADATA, struct.pack("!4xQQ", number, bits))
+            bits = number(mask, "write_metadata", (1 << 64) - 1) if mask else (1 << 64) - 1
+            written = number(value, "write_metadata", (1 << 64) - 1)
+            others += _instruction(WRITE_METADATA, struct.pack("!4xQQ", written, bits))
         elif name == "apply_actions":
             actions += parse_actions(operand.removeprefix("(").removesuffix(")"), names)
         else:
@@ -428,10 +394,10 @@ def _show_stack(word: str) -> Callable[[memoryview, Numbers], str]:
 
 
 def _show_controller(body: memoryview, _numbers: Numbers) -> str:
-    max_len, number, reason = struct.unpack_from("!HHB", body)
+    max_len, ident, reason = struct.unpack_from("!HHB", body)
     parts = [] if reason == 1 else [f"reason={next(name for name, each in _REASONS.items() if each == reason)}"]
     parts += [f"max_len={max_len}"] if max_len != WHOLE else []
-    return f"controller({','.join([*parts, f'id={number}'])})"
+    return f"controller({','.join([*parts, f'id={ident}'])})"
 
 
 def _show_dec_ttl(body: memoryview, _numbers: Numbers) -> str:
@@ -454,6 +420,12 @@ OWN_SHOWERS: dict[int, Callable[[memoryview, Numbers], str]] = {
     NX_DEC_TTL_IDS: _show_dec_ttl,
     NX_PUSH: _show_stack("push"),
     NX_POP: _show_stack("pop"),
+    NX_LEARN: show_learn,
+    NX_MULTIPATH: show_multipath,
+    NX_BUNDLE: show_bundle(is_loaded=False),
+    NX_BUNDLE_LOAD: show_bundle(is_loaded=True),
+    NX_CONJUNCTION: show_conjunction,
+    NX_FIN_TIMEOUT: show_fin_timeout,
     NX_CLONE: lambda body, numbers: f"clone({','.join(show_actions(body[6:], numbers))})",
 }
 

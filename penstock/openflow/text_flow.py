@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from penstock.engine.flow_tables import FlowEntry
 from penstock.machine import monotonic_ns
-from penstock.openflow.bridge import (
+from penstock.openflow.bridge import OpenFlowBridge
+from penstock.openflow.flow_mod import (
     ALL_TABLES,
     ANY_GROUP,
     ANY_PORT,
@@ -16,7 +17,6 @@ from penstock.openflow.bridge import (
     RESET_COUNTS,
     SEND_FLOW_REM,
     FlowMod,
-    OpenFlowBridge,
     Select,
 )
 from penstock.openflow.groups import ALL, BURST, FAST_FAILOVER, GROUP_ANY, INDIRECT, PKTPS, SELECT, split_buckets

@@ -316,6 +316,73 @@ def test_port_mods_and_fragments(lab: Lab, ofctl: Ofctl, wires: dict[str, Wire])
     ofctl("set-frags", "br0", "normal")
 
 
+def test_conjunctive_matches(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
+    flows = """
+        priority=50,udp,nw_src=10.0.0.1,actions=conjunction(7,1/2)
+        priority=50,udp,nw_src=10.0.0.9,actions=conjunction(7,1/2)
+        priority=50,udp,tp_dst=2000,actions=conjunction(7,2/2)
+        priority=50,udp,tp_dst=2001,actions=conjunction(7,2/2)
+        priority=50,conj_id=7,udp,actions=output:2
+        priority=10,udp,actions=output:3
+    """
+    ofctl("add-flows", "br0", "-", given=flows)
+    for port, name in ((2000, "two"), (2001, "two"), (2002, "three")):
+        wires["one"].send(ipv4(b"conjunction", ports=(5, port)))
+        assert heard(wires, b"conjunction", kind=IPV4) == {name: 1}
+    assert "actions=conjunction(7,1/2)" in ofctl("dump-flows", "br0", "nw_src=10.0.0.9,udp")
+
+
+def test_learned_flows(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
+    learn = (
+        "learn(table=10,idle_timeout=60,priority=9,cookie=0x77,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],"
+        "load:0x5->NXM_NX_REG3[0..7],output:NXM_OF_IN_PORT[])"
+    )
+    ofctl("add-flow", "br0", f"dl_type=0x88b5,actions={learn},resubmit(,10)")
+    send(wires, "three", b"teaches")
+    eventually("the flow is there", lambda: len(ofctl.flows("br0", match="table=10")) == 1)
+    shown = ofctl.flows("br0", match="table=10")[0]
+    assert f"dl_dst={A} actions=load:0x5->NXM_NX_REG3[0..7],output:3" in shown
+    assert "cookie=0x77, table=10, idle_timeout=60, priority=9" in shown
+    wires["one"].send(frame(B, A, b"to whom taught"))
+    assert heard(wires, b"to whom taught") == {"three": 1}
+    assert learn in ofctl("dump-flows", "br0", "table=0")
+
+
+def test_bundle_multipath_and_fin_timeout(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
+    ofctl("add-flow", "br0", "in_port=1,dl_type=0x88b5,actions=bundle(eth_src,0,active_backup,ofport,members:2,3)")
+    send(wires, "one", b"first member")
+    assert heard(wires, b"first member") == {"two": 1}
+    ofctl("mod-port", "br0", "two", "down")
+    send(wires, "one", b"second member")
+    assert heard(wires, b"second member") == {"three": 1}
+    ofctl("mod-port", "br0", "two", "up")
+    spread = "multipath(symmetric_l3l4,7,modulo_n,2,0,NXM_NX_REG0[0..15]),resubmit(,4)"
+    ofctl("add-flow", "br0", f"in_port=1,udp,actions={spread}")
+    ofctl("add-flow", "br0", "table=4,reg0=0,actions=2")
+    ofctl("add-flow", "br0", "table=4,reg0=1,actions=3")
+    for number in range(100):
+        wires["one"].send(ipv4(b"spread", ports=(number, 2000)))
+    got = heard(wires, b"spread", 0.3, IPV4)
+    assert got["two"] + got["three"] == 100
+    assert min(got.values()) > 20
+    ofctl("add-flow", "br0", "in_port=4,tcp,idle_timeout=100,actions=fin_timeout(idle_timeout=1),output:1")
+    wires["four"].send(ipv4(bytes(4) + b"\x50\x11" + bytes(6) + b"FIN and ACK", proto=6))
+    eventually("the flow ends", lambda: ofctl.flows("br0", match="in_port=4,tcp") == [], 6)
+
+
+def test_user_data_and_controller_ids(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
+    ofctl("add-flow", "br0", "in_port=2,actions=controller(userdata=01.02.03.04,id=0,max_len=100)")
+    monitor = ofctl.background("-P", "nxt_packet_in2", "monitor", "br0", "65534")
+    try:
+        time.sleep(0.3)
+        send(wires, "two", b"with user data")
+        time.sleep(0.3)
+    finally:
+        monitor.terminate()
+    said, _ = monitor.communicate(timeout=5)
+    assert "userdata=01.02.03.04" in said
+
+
 def test_flows_outlive_control_and_ports_keep_their_numbers(lab: Lab, ofctl: Ofctl, wires: dict[str, Wire]) -> None:
     ofctl(*OF13, "add-group", "br0", "group_id=1,type=all,bucket=output:2,bucket=output:3")
     ofctl(*OF13, "add-meter", "br0", "meter=1,pktps,band=type=drop,rate=100000")

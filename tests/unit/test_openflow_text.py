@@ -58,6 +58,13 @@ actions=set_queue:3,output:1,pop_queue
 actions=controller(max_len=100,reason=no_match,id=5),note:01.02.03.00.00.00
 actions=clone(set_field:7->reg0,output:1),output:2
 actions=meter:1,clear_actions,write_actions(set_field:9->reg0,output:1),write_metadata:0x7/0xff,goto_table:5
+udp,actions=conjunction(7,1/2),conjunction(9,3/3)
+conj_id=7,udp,actions=output:2
+tcp,actions=fin_timeout(idle_timeout=5,hard_timeout=9),output:1
+actions=multipath(symmetric_l4,7,hrw,16,0,NXM_NX_REG1[4..7]),bundle(nw_src,0,hrw,ofport,members:1,2)
+actions=bundle_load(eth_src,5,active_backup,ofport,NXM_NX_REG0[0..15],members:3,4,5)
+actions=learn(table=9,idle_timeout=6,priority=7,cookie=0x8,NXM_OF_ETH_DST[]=NXM_OF_ETH_SRC[],load:0x5->NXM_NX_REG0[0..7],output:NXM_OF_IN_PORT[])
+actions=learn(table=3,send_flow_rem,fin_idle_timeout=9,eth_type=0x0800,NXM_OF_VLAN_TCI[0..11],load:NXM_NX_REG1[]->NXM_NX_REG2[])
 actions=set_tunnel:0x5,set_tunnel64:0x123456789a
 """.strip().splitlines()
 

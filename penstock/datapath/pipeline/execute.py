@@ -12,7 +12,9 @@ from penstock.datapath.clones import clone, drop
 from penstock.datapath.drops import FLOW_DROP, METER_DROP, NO_FLOW, NO_LIVE_BUCKET, PIPELINE_LOOP, TTL_EXPIRED
 from penstock.datapath.layout import packet_at, worker_at
 from penstock.datapath.pipeline.action_set import clear_set, make_set_program, write_set
+from penstock.datapath.pipeline.asking import REASON_FIN_TIMEOUT, REASON_LEARN, ask, ends, learn_hash
 from penstock.datapath.pipeline.bits import read_bits, write_bits
+from penstock.datapath.pipeline.choices import run_bundle, run_multipath
 from penstock.datapath.pipeline.edits import EXPIRED
 from penstock.datapath.pipeline.follow import follow
 from penstock.datapath.pipeline.groups import choose_bucket
@@ -53,14 +55,18 @@ from penstock.datapath.pipeline.outputs import (
     settle,
 )
 from penstock.datapath.pipeline.program import (
+    BUNDLE,
     CLEAR,
     CLONE,
     CONTROLLER,
     END,
     EXIT,
+    FIN_TIMEOUT,
     GOTO,
     GROUP,
+    LEARN,
     METER,
+    MULTIPATH,
     OUTPUT,
     OUTPUT_FIELD,
     POP,
@@ -304,7 +310,17 @@ def run_operation(worker, x, frame, operation, word):
         return clear_set(x)
     if code == CLONE:
         return push_frame(x, operation + 8, FRAME_COPY, 0, frame_at(frame).flow)
+    if code == BUNDLE:
+        return run_bundle(worker, x, operation, a, b)
     settle(worker, x)
+    if code == MULTIPATH:
+        return run_multipath(x, operation, a, b)
+    if code == LEARN:
+        return ask(worker, x, REASON_LEARN, load64(operation + 8), learn_hash(packet_at(e.packet).key, operation))
+    if code == FIN_TIMEOUT:
+        if frame_at(frame).flow != 0 and ends(packet_at(e.packet).key) == 1:
+            ask(worker, x, REASON_FIN_TIMEOUT, frame_at(frame).flow, frame_at(frame).flow)
+        return 0
     if code == POP:
         return pop_bits(x, operation)
     if call3(worker_at(worker).edit, worker, e.packet, operation) == EXPIRED:

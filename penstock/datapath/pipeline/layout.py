@@ -87,8 +87,8 @@ KEY_WORDS_AT = offset(KEY_WORDS, "words")
 FRAG_NORMAL, FRAG_DROP, FRAG_REASM, FRAG_NX_MATCH = range(4)
 
 TABLE = np.dtype(
-    [("list", "i8"), ("miss", "i8"), ("count", "i8"), ("conjunctions", "i8"), ("pad", "i8", 4)], align=True
-)
+    [("list", "i8"), ("miss", "i8"), ("conjunctions", "i8"), ("pad", "i8", 5)], align=True
+)  # conjunctions: 1 when flows of it may be parts of conjunctive matches
 TABLE_LIST = offset(TABLE, "list")
 SUBTABLES_MAX = 1024
 # Subtables in the order of their highest priority. Replaced as a whole.
@@ -158,7 +158,7 @@ PROGRAM = np.dtype(
     align=True,
 )
 PROGRAM_OPERATIONS = PROGRAM.itemsize
-PROGRAM_ANY, PROGRAM_DROP, PROGRAM_OUTPUT, PROGRAM_NORMAL = range(4)
+PROGRAM_ANY, PROGRAM_DROP, PROGRAM_OUTPUT, PROGRAM_NORMAL, PROGRAM_CONJUNCTION = range(5)
 
 # The flow cache of a worker: sets of 8 tags, a cache line each, and a CACHED for each tag. A tag is the key's hash in
 # the upper half and the version in the lower; 0 is free.
@@ -229,6 +229,7 @@ group_bucket_at = view(BUCKET)
 WORKERS = MAX_WORKERS + 1  # a tracer counts apart
 
 # A worker's own state while it runs a pipeline; see ``execute``.
+SOFT_MAX, CLAUSES_MAX, ASKED_MAX = 64, 64, 4096
 FRAMES_MAX, SET_WORDS_MAX, TRAIL_MAX, STACK_MAX = 64, 256, 16, 64
 FRAME = np.dtype(
     [
@@ -285,12 +286,16 @@ EXEC = np.dtype(
         ("normals", "i8", BURST),  # packets that wait for NORMAL
         ("hashes", "i8", BURST),
         ("entries", "i8", BURST),  # addresses of CACHEDs
+        ("soft", "i8", SOFT_MAX),  # flows that are parts of conjunctive matches
+        ("clauses", "i8", 2 * CLAUSES_MAX),  # ids of conjunctive matches and the clauses that are met
+        ("asked", "i8", ASKED_MAX),  # hash and second of what the control process was asked for
     ],
     align=True,
 )
 exec_at = view(EXEC)
 frame_at = view(FRAME)
 EXEC_ZERO = offset(EXEC, "zero")
+EXEC_SOFT, EXEC_CLAUSES, EXEC_ASKED = offset(EXEC, "soft"), offset(EXEC, "clauses"), offset(EXEC, "asked")
 EXEC_STEPS, EXEC_SLOTS, EXEC_SETS, EXEC_PROGRAM, EXEC_FRAMES, EXEC_STACK, EXEC_NORMALS, EXEC_HASHES, EXEC_ENTRIES = (
     offset(EXEC, name)
     for name in ("steps", "slots", "sets", "program", "frames", "stack", "normals", "hashes", "entries")

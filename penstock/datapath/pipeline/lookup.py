@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from penstock.datapath.layout import packet_at, worker_at
 from penstock.datapath.pipeline.classifier import classify
+from penstock.datapath.pipeline.conjunctions import classify_conjunctive
 from penstock.datapath.pipeline.layout import (
     CACHE_STEPS,
     COUNTER_BYTES,
@@ -23,6 +24,7 @@ from penstock.datapath.pipeline.layout import (
     exec_at,
     flow_at,
     pipeline_at,
+    table_at,
     table_counter_at,
 )
 from penstock.datapath.trace import FLOW_MATCH, FLOW_MISS, note
@@ -82,6 +84,8 @@ def search(x, table):
     found = load_acquire(e.pipeline + PIPELINE_TABLES + table * 8)
     if found == 0:
         return 0
+    if table_at(found).conjunctions != 0:
+        return classify_conjunctive(x, found, packet_at(e.packet).key, e.version)
     return classify(found, packet_at(e.packet).key, e.version)
 
 

@@ -54,9 +54,16 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("CLEAR", 1, "empty the action set"),
     Operation("PUSH", 3, "push bits on the stack; words: source bit, number of bits"),
     Operation("POP", 4, "pop bits off the stack; a: SET_ kind; words: destination bit, number of bits, 0"),
-    Operation("LEARN", 2, "word: address of the LEARN"),
-    Operation("MULTIPATH", 2, "word: address of the MULTIPATH"),
-    Operation("BUNDLE", 2, "word: address of the BUNDLE"),
+    Operation("LEARN", 0, "have the control process add a flow; words: address of the action's bytes, then, in pairs, "
+              "offset in the key and mask of each word that it reads"),
+    Operation("MULTIPATH", 6, "write a link's number to a field; a: SET_ kind of it; b: number of links; "
+              "words: HASH_ fields, basis, LINK_ algorithm, first bit and number of bits of the field"),
+    Operation("BUNDLE", 0, "choose a live port; a: SET_ kind of the field it is written to; b: 1 when it is, 0 when the "
+              "packet leaves by it; words: HASH_ fields, basis, MEMBER_ algorithm, first bit and number of bits of the "
+              "field, then OpenFlow ports"),
+    Operation("FIN_TIMEOUT", 2, "have the control process shorten the flow's time-outs when TCP ends; word: idle << 16 "
+              "| hard"),
+    Operation("CONJUNCTION", 2, "the flow is a part of conjunctive matches; b: id; word: clause | clauses << 8"),
     Operation("EXIT", 1, "no more actions, not even of outer tables"),
     Operation("CLONE", 1, "b: words of the operations behind it, which work on a copy; an END is the last"),
 )  # fmt: skip
@@ -64,7 +71,7 @@ NAMES = [each.name for each in OPERATIONS]
 (
     END, OUTPUT, OUTPUT_FIELD, CONTROLLER, GROUP, METER, SET, MOVE, PUSH_VLAN, POP_VLAN, PUSH_MPLS, POP_MPLS, DEC_TTL,
     DEC_MPLS_TTL, SET_MPLS_TTL, COPY_TTL_OUT, COPY_TTL_IN, SET_QUEUE, POP_QUEUE, RESUBMIT, GOTO, WRITE, CLEAR, PUSH,
-    POP, LEARN, MULTIPATH, BUNDLE, EXIT, CLONE,
+    POP, LEARN, MULTIPATH, BUNDLE, FIN_TIMEOUT, CONJUNCTION, EXIT, CLONE,
 ) = range(len(OPERATIONS))  # fmt: skip
 
 # What in a packet follows a write to its key: kinds of SET, MOVE and POP.
@@ -78,6 +85,10 @@ SETS = (
     SET_ICMP, SET_ARP_OP, SET_ARP_SPA, SET_ARP_TPA, SET_ARP_SHA, SET_ARP_THA, SET_IPV6_SRC, SET_IPV6_DST,
     SET_IPV6_LABEL, SET_ND_TARGET, SET_ND_SLL, SET_ND_TLL, SET_MPLS, SET_TCP_FLAGS,
 ) = range(len(SETS))  # fmt: skip
+
+HASH_ETH_SRC, HASH_SYMMETRIC_L4, HASH_SYMMETRIC_L3L4, HASH_SYMMETRIC_L3L4_UDP, HASH_IP_SRC, HASH_IP_DST = range(6)
+LINK_MODULO, LINK_THRESHOLD, LINK_HIGHEST_RANDOM_WEIGHT, LINK_ITERATIVE = range(4)
+MEMBER_ACTIVE_BACKUP, MEMBER_HIGHEST_RANDOM_WEIGHT = range(2)
 
 # OpenFlow port numbers with a meaning of their own (OpenFlow 1.3, 7.2.1, ofp_port_no).
 PORT_MAX = 0xFFFFFF00

@@ -1,0 +1,63 @@
+"""Changes of flow tables as all versions of OpenFlow have them, and which flows a request is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from penstock.openflow.match import Match
+
+SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
+ALL_TABLES = 0xFF
+ANY_PORT = ANY_GROUP = 0xFFFFFFFF
+
+
+class Command(IntEnum):
+    """What a flow-mod does."""
+
+    ADD = 0
+    MODIFY = 1
+    MODIFY_STRICT = 2
+    DELETE = 3
+    DELETE_STRICT = 4
+
+
+class Removal(IntEnum):
+    """Why a flow is gone (ofp_flow_removed_reason)."""
+
+    IDLE = 0
+    HARD = 1
+    DELETE = 2
+    GROUP_DELETE = 3
+
+
+@dataclass(slots=True)
+class FlowMod:
+    """A flow-mod of any version; ``instructions`` as OpenFlow 1.3 writes them."""
+
+    command: int
+    table: int
+    priority: int
+    match: Match
+    instructions: bytes = b""
+    cookie: int = 0
+    cookie_mask: int = 0
+    idle: int = 0
+    hard: int = 0
+    flags: int = 0
+    importance: int = 0
+    out_port: int = ANY_PORT
+    out_group: int = ANY_GROUP
+    modify_adds: bool = False  # 1.0: modify of what is not there adds it
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Which flows a statistics request is about."""
+
+    table: int
+    match: Match
+    cookie: int = 0
+    cookie_mask: int = 0
+    out_port: int = ANY_PORT
+    out_group: int = ANY_GROUP
