@@ -196,9 +196,8 @@ def show_learn(body: memoryview, numbers: Numbers) -> str:
         if spec.to == TO_LOAD:
             parts.append(f"load:{source}->{destination}")
         elif spec.source is None and (start, spec.bits) == (0, wire.bits):
-            parts.append(
-                f"{named_field(wire.field)}={show_value(wire.field, spec.value, (1 << spec.bits) - 1, numbers)}"
-            )
+            shown = show_value(wire.field, spec.value, (1 << spec.bits) - 1, numbers)
+            parts.append(f"{wire.field.name}={shown}")
         else:
             parts.append(destination if source == destination else f"{destination}={source}")
     return f"learn({','.join(parts)})"

@@ -56,7 +56,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("POP", 4, "pop bits off the stack; a: SET_ kind; words: destination bit, number of bits, 0"),
     Operation("LEARN", 0, "have the control process add a flow; words: address of the action's bytes, then, in pairs, "
               "offset in the key and mask of each word that it reads"),
-    Operation("MULTIPATH", 6, "write a link's number to a field; a: SET_ kind of it; b: number of links; "
+    Operation("MULTIPATH", 6, "write a link's number to a field; a: SET_ kind of that; b: links; "
               "words: HASH_ fields, basis, LINK_ algorithm, first bit and number of bits of the field"),
     Operation("BUNDLE", 0, "choose a live port; a: SET_ kind of the field it is written to; b: 1 when it is, 0 when the "
               "packet leaves by it; words: HASH_ fields, basis, MEMBER_ algorithm, first bit and number of bits of the "
