@@ -161,6 +161,8 @@ class Connection:
             begun = time.monotonic()
             try:
                 await self._serve(reader, writer, self.target.text)
+            except Exception:
+                LOG.exception("%s: the connection is closed for a fault of the switch", self.target.text)
             finally:
                 writer.close()
                 self._set(False)
@@ -202,6 +204,8 @@ class Connection:
         name = f"{self.target.text} from {peer[0]}:{peer[1]}" if isinstance(peer, tuple) else self.target.text
         try:
             await self._serve(reader, writer, name)
+        except Exception:
+            LOG.exception("%s: the connection is closed for a fault of the switch", name)
         finally:
             self._accepted.discard(task)
             writer.close()

@@ -58,7 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
               "offset in the key and mask of each word that it reads"),
     Operation("MULTIPATH", 6, "write a link's number to a field; a: SET_ kind of that; b: links; "
               "words: HASH_ fields, basis, LINK_ algorithm, first bit and number of bits of the field"),
-    Operation("BUNDLE", 0, "choose a live port; a: SET_ kind of the field it is written to; b: 1 when it is, 0 when the "
+    Operation("BUNDLE", 0, "choose a live port; a: SET_ kind of the field it is written to; b: 1: it is, 0: the "
               "packet leaves by it; words: HASH_ fields, basis, MEMBER_ algorithm, first bit and number of bits of the "
               "field, then OpenFlow ports"),
     Operation("FIN_TIMEOUT", 2, "have the control process shorten the flow's time-outs when TCP ends; word: idle << 16 "
