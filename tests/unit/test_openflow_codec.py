@@ -204,7 +204,8 @@ def test_the_rest_of_1_3(host: FakeHost) -> None:
         p13.OFPSetConfig(V13, 0, 256), p13.OFPBarrierRequest(V13), p13.OFPRoleRequest(V13, o13.OFPCR_ROLE_MASTER, 1),
         p13.OFPGetAsyncRequest(V13), p13.OFPQueueGetConfigRequest(V13, 1),
         p13.OFPPortMod(V13, 1, "02:00:00:00:00:01", o13.OFPPC_NO_FWD, o13.OFPPC_NO_FWD, 0),
-        p13.OFPPacketOut(V13, buffer_id=o13.OFP_NO_BUFFER, in_port=o13.OFPP_CONTROLLER, actions=[p13.OFPActionOutput(2)], data=bytes(60)),
+        p13.OFPPacketOut(V13, buffer_id=o13.OFP_NO_BUFFER, in_port=o13.OFPP_CONTROLLER, data=bytes(60),
+                         actions=[p13.OFPActionOutput(2)]),
     ]  # fmt: skip
     answers = parsed(host.talk(b"".join(bytes_of(each) for each in requests)))
     kinds = [type(each).__name__ for each in answers]
@@ -219,7 +220,7 @@ def test_the_rest_of_1_3(host: FakeHost) -> None:
 
 
 def test_1_0(host: FakeHost) -> None:
-    actions = [p10.OFPActionVlanVid(5), p10.OFPActionSetNwDst(0x0A000009), p10.OFPActionOutput(2)]
+    actions = [p10.OFPActionVlanVid(5), p10.OFPActionSetNwDst(0x0A000009), p10.OFPActionOutput(2, 0)]
     match = p10.OFPMatch(o10.OFPFW_ALL & ~o10.OFPFW_IN_PORT & ~o10.OFPFW_DL_TYPE, in_port=1, dl_type=0x0800)
     requests = [
         p10.OFPFeaturesRequest(V10),

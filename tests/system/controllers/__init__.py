@@ -1,0 +1,1 @@
+"""OpenFlow controllers for tests, on os-ken; each is run as a program."""
