@@ -30,7 +30,8 @@ packages:
 	@sh tools/debian-packages
 
 test: packages lint ## every test and the linters, Debian packages that tests need included
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadscope tests/unit tests/kernel tests/engine
+	$(PY) -m pytest tests/system
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 OF13 = ("-O", "OpenFlow13")
 
@@ -14,6 +17,8 @@ class Ofctl:
     """Runs ovs-ofctl on the bridges of a run directory."""
 
     def __init__(self, rundir: Path) -> None:
+        if shutil.which("ovs-ofctl") is None:
+            pytest.skip("ovs-ofctl is not installed")
         self._environment = {**os.environ, "OVS_RUNDIR": str(rundir)}
 
     def run(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,8 @@ from tests.system.frames import Wire, frame
 from tests.system.lab import Lab, eventually
 from tests.system.ofctl import Ofctl
 
+pytest.importorskip("os_ken", reason="os-ken is not installed")
+
 ROOT = Path(__file__).parents[2]
 NAMES = ("one", "two", "three")
 PORTS = "\n".join(
