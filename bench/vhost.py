@@ -19,7 +19,7 @@ from bench.dpdk import Testpmd, guest_memory_mb, huge_pages
 from bench.frames import write_pcap
 from bench.ovs import PROGRAMS, wait_for
 from bench.turns import pause, resume, turn
-from bench.vhost_cases import Case, Loop, Replay
+from bench.vhost_cases import Case, Flows, Loop, Replay
 from bench.vhost_switches import GROWTH_MB, OVS_DPDK, SWITCH_MB, SWITCHES, Switch
 from penstock.demo.hosts import Host
 
@@ -70,7 +70,7 @@ def measure(
 
 
 def _frames(case: Case) -> int:
-    return case.traffic.frames + case.traffic.destinations if isinstance(case.traffic, Replay) else 0
+    return 0 if isinstance(case.traffic, Loop) else case.traffic.frames + case.traffic.destinations
 
 
 def _take_turns(case: Case, names: Sequence[str], rounds: int, seconds: float) -> dict[str, list[Sample]]:
@@ -124,12 +124,36 @@ def _subject(case: Case, name: str) -> Iterator[Subject]:
 
 
 def _guest(
-    traffic: Loop | Replay, switch: Switch, host: Host, directory: Path, cpu: int
+    traffic: Loop | Replay | Flows, switch: Switch, host: Host, directory: Path, cpu: int
 ) -> AbstractContextManager[tuple[Testpmd, list[int]]]:
     """A guest at work, the switch having learned its addresses; and those of its ports at which to count."""
     if isinstance(traffic, Loop):
         return _loop(traffic, switch, host, cpu)
+    if isinstance(traffic, Flows):
+        return _flows(traffic, switch, host, directory, cpu)
     return _replay(traffic, switch, host, directory, cpu)
+
+
+@contextmanager
+def _flows(
+    traffic: Flows, switch: Switch, host: Host, directory: Path, cpu: int
+) -> Iterator[tuple[Testpmd, list[int]]]:
+    """A guest that replays to its first virtio port and drops what its second receives, past flow entries."""
+    switch.add_flows(traffic.entries())
+    forth = directory / "forth.pcap"
+    write_pcap(forth, traffic.forth())
+    devices = [
+        f"net_pcap0,rx_pcap={forth},infinite_rx=1",
+        f"net_virtio_user0,path={switch.sockets[0]},mac={MACS[0]}",
+        f"net_virtio_user1,path={switch.sockets[1]},mac={MACS[1]}",
+        "net_null0,no-rx=1",
+    ]
+    with Testpmd(host, cpu, devices, frames=traffic.frames) as guest:
+        guest.ask("set portlist 0,1,2,3")
+        guest.ask("set record-core-cycles on")
+        guest.ask("start")
+        wait_for(lambda: guest.received()[2] > 0, "frames from guest to guest", 30)
+        yield guest, [2]
 
 
 @contextmanager

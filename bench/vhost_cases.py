@@ -6,11 +6,13 @@ addresses on the way through it, and every address stays on its port, so a learn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from bench.flow_rules import five_tuples, frames_of, many_masks, random_frames
 from bench.frames import udp_frame
 
+RULES = 1000
 MAC_TABLE = 32768  # addresses that the switches may learn
 
 
@@ -51,12 +53,34 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Flows:
+    """64-byte frames of as many flows, replayed to the first port of a bridge with these flow entries."""
+
+    frames: int
+    entries: Callable[[], list[str]]
+    traffic: Callable[[int], Iterator[bytes]]
+    destinations: int = 1  # frames that the guest has besides
+
+    def forth(self) -> Iterator[bytes]:
+        """The frames."""
+        return self.traffic(self.frames)
+
+
+def _masks_24() -> list[str]:
+    return [rule.text("output:2") for rule in many_masks(RULES)]
+
+
+def _frames_24(count: int) -> Iterator[bytes]:
+    return frames_of(many_masks(RULES), count)
+
+
+@dataclass(frozen=True)
 class Case:
     """One measurement. The demands are ratios to Open vSwitch with learned addresses; None demands nothing."""
 
     name: str
     title: str
-    traffic: Loop | Replay
+    traffic: Loop | Replay | Flows
     rules: bool = False  # Open vSwitch also with a rule for each in_port, in place of learning
     faster: float | None = None  # throughput at least; only where Penstock's worker is the limit
     cheaper: float | None = None  # busy cycles per packet at most
@@ -70,4 +94,12 @@ CASES = (
     Case("1-pair", "64 B one way, 1 MAC pair", Replay(10_000, 1, 1)),
     Case("10000-pairs", "64 B one way, 10,000 MAC pairs", Replay(10_000, 10_000, 10_000), like="1-pair", within=1.5),
     Case("new-macs", "64 B one way, new MAC each", Replay(250_000, 250_000, 1), faster=50),
+    Case("flows-1000", "1,000 rules on 24 masks, 1,000 flows", Flows(1000, _masks_24, _frames_24), cheaper=0.7),
+    Case("flows-100000", "1,000 rules on 24 masks, 100,000 flows", Flows(100_000, _masks_24, _frames_24), cheaper=0.5),
+    Case(
+        "new-flows",
+        "5-tuple rules, a new flow in each packet",
+        Flows(250_000, lambda: five_tuples(RULES), random_frames),
+        faster=50,
+    ),
 )

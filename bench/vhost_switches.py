@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,9 @@ class Switch(Protocol):
     def learned(self) -> int:
         """How many addresses the bridge knows."""
 
+    def add_flows(self, entries: list[str]) -> None:
+        """Have the bridge do what these flow entries say, and nothing else."""
+
     def mark(self) -> None:
         """Begin to measure."""
 
@@ -50,11 +55,16 @@ class Switch(Protocol):
 class Penstock:
     def __init__(self, running: RunningSwitch, sockets: tuple[Path, Path]) -> None:
         self.sockets = sockets
+        self._rundir = running.rundir
         self._control = ControlClient(running.rundir)
         self._before: dict[str, Any] = {}
 
     def learned(self) -> int:
         return len(self._control.call("fdb", bridge="br0"))
+
+    def add_flows(self, entries: list[str]) -> None:
+        environment = {**os.environ, "OVS_RUNDIR": str(self._rundir)}
+        _load_flows(lambda *words: subprocess.run(["ovs-ofctl", *words], env=environment, check=True), "br0", entries)
 
     def mark(self) -> None:
         self._before = self._control.call("sample")
@@ -75,6 +85,10 @@ class OvsDpdk:
     def learned(self) -> int:
         return _figure(r"MAC entries in the table: (\d+)/", self._ovs.appctl("fdb/stats-show", "br0"))
 
+    def add_flows(self, entries: list[str]) -> None:
+        bridge = f"unix:{self._ovs.directory / 'br0.mgmt'}"
+        _load_flows(lambda *words: self._ovs.host.run("ovs-ofctl", *words), bridge, entries)
+
     def mark(self) -> None:
         self._ovs.appctl("dpif-netdev/pmd-stats-clear")
 
@@ -85,6 +99,13 @@ class OvsDpdk:
             raise RuntimeError("Open vSwitch's worker received nothing while it was measured")
         busy = _figure(r"processing cycles: (\d+)", text)
         return Load(busy / packets, busy / (busy + idle))
+
+
+def _load_flows(ofctl: Callable[..., object], bridge: str, entries: list[str]) -> None:
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("\n".join(entries))
+        file.flush()
+        ofctl("replace-flows", bridge, file.name)
 
 
 def _figure(pattern: str, text: str) -> int:

@@ -130,7 +130,7 @@ class FlowTables:
         """An empty pipeline for a bridge: packets miss in table 0."""
         address = region.allocate(PIPELINE.itemsize)
         row = records(PIPELINE, address)[0]
-        row["version"], row["cacheable"], row["miss_len"] = 1, 1, 128
+        row["version"], row["cacheable"], row["miss_len"] = int(region.header["versions"]) + 1, 1, 128
         row["name"] = name.encode()
         row["ports"] = region.allocate(PORT_MAP * 2)
         row["table_counters"] = region.allocate(WORKERS * TABLES * TABLE_COUNTER_BYTES)
@@ -141,9 +141,11 @@ class FlowTables:
     def destroy(self) -> None:
         """Give everything back. The engine's bridge uses it no more."""
         self.region.unlist_pipeline(self.address)
+        self.row["version"] += 1
         for flow in list(self.scan()):
             self.remove(flow.address)
         self.commit()
+        self.region.header["versions"] = max(int(self.region.header["versions"]), int(self.row["version"]))
         # Flows take two quiet points to be gone, and what was emptied with them one more.
         self._after(3, self._release_all)
 

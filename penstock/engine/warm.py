@@ -18,11 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 import penstock.datapath.worker
+import penstock.engine.flow_tables
+import penstock.engine.group_tables
 import penstock.engine.workers
 import penstock.ports
 from penstock.machine import ENTRIES, JIT, Entry, cache_lock, mark_warm, warm_entries
 
-ENGINE_MODULES = (penstock.datapath.worker, penstock.engine.workers, penstock.ports)
+# What the control process writes flow tables with is compiled here too.
+ENGINE_MODULES = (
+    penstock.datapath.worker,
+    penstock.engine.flow_tables,
+    penstock.engine.group_tables,
+    penstock.engine.workers,
+    penstock.ports,
+)
 COMPILED, CACHED = "compiled", "cached"
 PROCESSES_MAX = 4
 PR_SET_PDEATHSIG = 1

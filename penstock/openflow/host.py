@@ -10,7 +10,9 @@ import hashlib
 import logging
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from penstock.switch.engine_link import EngineLink
 LOG = logging.getLogger(__name__)
 VERSIONS = {"OpenFlow10": OF10, "OpenFlow13": OF13}
 FAIL_OPEN_PROBES = 3  # silent probes after which a standalone bridge goes on alone
-BAD_PORT = 11
+BAD_PORT, BAD_PACKET = 11, 12
 STALE = 0
 QUIET_POLL = 20e-6
 QUIET_SECONDS = 5.0
@@ -62,6 +64,7 @@ class BridgeHost:
         self._configs: dict[str, int] = {}  # by port name: what OpenFlow forbids it
         self._since: dict[str, int] = {}
         self._generation: int | None = None
+        self._sending: deque[tuple[int, int]] = deque()  # packet-outs: where their record ends in the ring, program
         self._applied: tuple[str, ...] = ()  # flows of the configuration that are in
         self._refused: dict[str, str] = {}  # and those that cannot be, with the reason
         self._alone_since = time.monotonic()
@@ -308,18 +311,25 @@ class BridgeHost:
                 raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PORT, f"packet-out: port {in_port} does not exist")
             number = self.bridge.tables.engine_port(in_port)
         program = self.bridge.packet_out_program(instructions)
+        self._region.hold(program)
         address = self.bridge.tables.address
 
-        def send(client: EngineClient) -> None:
+        def send(client: EngineClient) -> tuple[int, int]:
             try:
                 client.run_program(frame, number, address, program)
             except ValueError as error:
                 raise EngineError(str(error)) from error
+            return client.packet_outs_written(), client.packet_outs_sent()
 
         try:
-            await self._link.call(send)
+            written, sent = await self._link.call(send)
         except EngineError as error:
-            raise OpenFlowError(ErrorType.BAD_REQUEST, 0xFFFF, str(error)) from error
+            self._region.drop_reference(program)
+            raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PACKET, str(error)) from error
+        self._sending.append((written, program))
+        while self._sending and self._sending[0][0] <= sent:
+            done = self._sending.popleft()[1]
+            self._region.defer(partial(self._region.drop_reference, done))
 
     def take_packet_in(self, found: PacketIn) -> None:
         """Do what a worker asks for: teach a flow, shorten its time-outs, or tell controllers of a packet."""

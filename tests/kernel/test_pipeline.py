@@ -148,6 +148,7 @@ def test_a_transaction_is_seen_whole_or_not_at_all(fresh: Bench) -> None:
 def test_a_replaced_flow_counts_anew_unless_it_keeps_its_counters(fresh: Bench) -> None:
     key, mask = match(in_port=1)
     program = fresh.region.program(operation(p.OUTPUT, b=2), b"")
+    fresh.region.hold(program)  # else it ends with its last flow
     fresh.tables.add(0, 1, key, mask, program)
     fresh.tables.commit()
     fresh.send("a", udp(1, 2, 3, 4))

@@ -41,6 +41,7 @@ REGION = np.dtype(
         ("flow_count", "i8"),
         ("counters", "i8"),  # MAX_WORKERS + 1 arrays of FLOWS_MAX COUNTERs
         ("used", "i8"),  # bytes in use
+        ("versions", "i8"),  # no pipeline that is no more had a later version: what flow caches hold of it stays old
         ("pipelines", "i8", MAX_BRIDGES),  # by the control's bridge slot; 0: free
         ("free", "i8", SIZE_CLASSES),  # lists of freed blocks by size class
     ],
@@ -229,7 +230,7 @@ group_bucket_at = view(BUCKET)
 WORKERS = MAX_WORKERS + 1  # a tracer counts apart
 
 # A worker's own state while it runs a pipeline; see ``execute``.
-SOFT_MAX, CLAUSES_MAX, ASKED_MAX = 64, 64, 4096
+SOFT_MAX, CLAUSES_MAX, ASKED_MAX, FETCHED_MAX = 64, 64, 4096, 4
 FRAMES_MAX, SET_WORDS_MAX, TRAIL_MAX, STACK_MAX = 64, 256, 16, 64
 FRAME = np.dtype(
     [
@@ -286,6 +287,7 @@ EXEC = np.dtype(
         ("normals", "i8", BURST),  # packets that wait for NORMAL
         ("hashes", "i8", BURST),
         ("entries", "i8", BURST),  # addresses of CACHEDs
+        ("fetched", "i8", BURST * FETCHED_MAX),  # hashes, then flows, of lookups whose memory is on its way
         ("soft", "i8", SOFT_MAX),  # flows that are parts of conjunctive matches
         ("clauses", "i8", 2 * CLAUSES_MAX),  # ids of conjunctive matches and the clauses that are met
         ("asked", "i8", ASKED_MAX),  # hash and second of what the control process was asked for
@@ -295,7 +297,9 @@ EXEC = np.dtype(
 exec_at = view(EXEC)
 frame_at = view(FRAME)
 EXEC_ZERO = offset(EXEC, "zero")
-EXEC_SOFT, EXEC_CLAUSES, EXEC_ASKED = offset(EXEC, "soft"), offset(EXEC, "clauses"), offset(EXEC, "asked")
+EXEC_FETCHED, EXEC_SOFT, EXEC_CLAUSES, EXEC_ASKED = (
+    offset(EXEC, name) for name in ("fetched", "soft", "clauses", "asked")
+)
 EXEC_STEPS, EXEC_SLOTS, EXEC_SETS, EXEC_PROGRAM, EXEC_FRAMES, EXEC_STACK, EXEC_NORMALS, EXEC_HASHES, EXEC_ENTRIES = (
     offset(EXEC, name)
     for name in ("steps", "slots", "sets", "program", "frames", "stack", "normals", "hashes", "entries")

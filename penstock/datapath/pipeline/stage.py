@@ -14,6 +14,7 @@ from penstock.datapath.layout import BRIDGE_BYTES, PORT_BYTES, bridge_at, packet
 from penstock.datapath.output import append
 from penstock.datapath.pipeline.classifier import hash_key
 from penstock.datapath.pipeline.execute import begin
+from penstock.datapath.pipeline.fetch import fetch_flows
 from penstock.datapath.pipeline.layout import (
     CACHE_STEPS,
     CACHE_WAYS,
@@ -109,6 +110,18 @@ def is_entry_of(x, entry, key):
     return int(differs == 0)
 
 
+@inlined
+def victim(x, value):
+    """The place in its set that a new tag takes: one of an old version, or the place whose turn it is."""
+    e = exec_at(x)
+    tags = tags_at(x, value)
+    place = tags + (shr(value, 3) & CACHE_WAYS - 1) * 8
+    for i in range(CACHE_WAYS):
+        if (load64(tags + i * 8) ^ e.version) & 0xFFFFFFFF != 0:
+            place = tags + i * 8
+    return place
+
+
 @kernel
 def keep(x, value, key):
     """Put the recorded steps in the cache."""
@@ -118,11 +131,7 @@ def keep(x, value, key):
     tag = tag_of(value, e.version)
     place = find_tag(tags, tag)
     if place == 0:
-        place = tags + (e.misses & CACHE_WAYS - 1) * 8
-        for i in range(CACHE_WAYS):
-            if (load64(tags + i * 8) ^ e.version) & 0xFFFFFFFF != 0:
-                place = tags + i * 8
-                break
+        place = victim(x, value)
     entry = entry_of(x, place)
     c = cached_at(entry)
     c.version = e.version
@@ -258,6 +267,18 @@ def run_all_normal(worker, x, packets, count, number):
     return call4(w.normal, worker, e.number, packets, count)
 
 
+@kernel
+def fetch_new(x, packets, count):
+    """Have what the packets need that the cache does not know on its way: for one alone it would not be in time."""
+    fetch_flows(x, packets, count)
+    for i in range(count):
+        if load64(x + EXEC_ENTRIES + i * 8) == 0:
+            entry = entry_of(x, victim(x, load64(x + EXEC_HASHES + i * 8)))
+            for line in range(CACHED_BYTES // LINE):
+                prefetch(entry + line * LINE)
+    return 0
+
+
 @entry("int64(int64, int64, int64, int64)")
 def run_pipeline(worker, number, packets, count):
     """Run the pipeline for ``count`` parsed packets that came in by one port of a bridge that has one."""
@@ -282,6 +303,7 @@ def run_pipeline(worker, number, packets, count):
         value = hash_key(words, word_count, key)
         store64(x + EXEC_HASHES + i * 8, value)
         prefetch(tags_at(x, value))
+    fresh = 0
     for i in range(count):
         value = load64(x + EXEC_HASHES + i * 8)
         place = find_tag(tags_at(x, value), tag_of(value, e.version))
@@ -290,6 +312,8 @@ def run_pipeline(worker, number, packets, count):
             entry = entry_of(x, place)
             prefetch(entry)
             prefetch(entry + LINE)
+        else:
+            fresh += 1
         store64(x + EXEC_ENTRIES + i * 8, entry)
     for i in range(count):
         entry = load64(x + EXEC_ENTRIES + i * 8)
@@ -297,6 +321,8 @@ def run_pipeline(worker, number, packets, count):
             step = load64(entry + CACHED_STEPS)
             prefetch(step_flow(step))
             prefetch(e.counters + step_id(step) * COUNTER_BYTES)
+    if fresh > 1:
+        fetch_new(x, packets, count)
     for i in range(count):
         packet = load64(packets + i * 8)
         entry = load64(x + EXEC_ENTRIES + i * 8)
