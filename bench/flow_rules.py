@@ -89,10 +89,15 @@ def random_frames(count: int, seed: int = 3) -> Iterator[bytes]:
 
 
 def five_tuples(count: int, seed: int = 4) -> list[str]:
-    """Flow entries that name all five; and a last one, for whatever they do not, that outputs to the second port."""
+    """Flow entries that name all five; and a last one, for whatever they do not, that outputs to the second port.
+
+    The masks of addresses are no prefixes, so that no switch can tell by a few bits alone that none of them matches.
+    """
     rng = random.Random(seed)
+    mask = 0xFFFFFFFB
     exact = [
-        f"priority=100,udp,nw_src={_dotted(rng.getrandbits(32))},nw_dst={_dotted(rng.getrandbits(32))},"
+        f"priority=100,udp,nw_src={_dotted(rng.getrandbits(32) & mask)}/{_dotted(mask)},"
+        f"nw_dst={_dotted(rng.getrandbits(32) & mask)}/{_dotted(mask)},"
         f"tp_src={rng.randrange(PORTS_END)},tp_dst={rng.randrange(PORTS_END)},actions=drop"
         for _ in range(count)
     ]

@@ -33,7 +33,7 @@ from penstock.openflow.text_flow import parse_flow
 from penstock.ports.dummy import Dummy
 from penstock.ports.spec import BridgeSpec, PortSpec
 
-REPLAYED_MAX = 300_000  # frames: more distinct ones than a flow cache has entries
+REPLAYED_MAX = 1_000_000  # frames: several times what a flow cache has entries
 CHANGES = 1000  # flow-mods in one transaction
 
 

@@ -99,7 +99,7 @@ CASES = (
     Case(
         "new-flows",
         "5-tuple rules, a new flow in each packet",
-        Flows(250_000, lambda: five_tuples(RULES), random_frames),
+        Flows(1_500_000, lambda: five_tuples(RULES), random_frames),
         faster=50,
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 from penstock.datapath.layout import RUNNING
 from penstock.datapath.pipeline import region as allocator
 from penstock.datapath.pipeline.layout import (
-    COUNTER,
     COUNTER_BYTES,
     FLOW,
     FLOWS_MAX,
@@ -35,11 +35,12 @@ from penstock.datapath.pipeline.layout import (
     WORKERS,
 )
 from penstock.datapath.pipeline.program import CONJUNCTION, END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
-from penstock.datapath.pipeline.tables import give_counters, take_counters
+from penstock.datapath.pipeline.tables import give_counters, sum_counters, take_counters
 from penstock.machine import full_fence, records
 from penstock.memory.arena import map_at, unmap_at
 
 ALIGN = 4096
+_SUMS = struct.Struct("=3q")
 
 
 class RegionError(Exception):
@@ -80,10 +81,8 @@ class FlowRegion:
         if self.header["magic"] != REGION_MAGIC:
             raise RegionError("the memory at the place of flow tables does not hold any: wrong magic number")
         self._flows = records(np.dtype(np.int64), int(self.header["flows"]), FLOWS_MAX)
-        self._counters = [
-            records(COUNTER, int(self.header["counters"]) + worker * FLOWS_MAX * COUNTER_BYTES, FLOWS_MAX)
-            for worker in range(WORKERS - 1)
-        ]
+        self._sums = ctypes.create_string_buffer(_SUMS.size)
+        self._sums_address = ctypes.addressof(self._sums)
         self._programs: dict[tuple[bytes, bytes], int] = {}
         self._blobs: dict[bytes, int] = {}
         self._workers: Any = ()
@@ -133,6 +132,7 @@ class FlowRegion:
     def set_workers(self, workers: Any) -> None:
         """The WORKER records of the engine that uses the region; () while there is none."""
         self._workers = workers
+        self.header["counting"] = max(int(self.header["counting"]), len(workers))
 
     def turns(self) -> list[int]:
         """Where the workers are: -1 for one that sleeps, which looks at nothing until its next turn."""
@@ -235,11 +235,8 @@ class FlowRegion:
 
     def count(self, number: int) -> tuple[int, int, int]:
         """Packets, bytes and the second of the last use (CLOCK_MONOTONIC, 0: never) of an id."""
-        packets = octets = used = 0
-        for rows in self._counters:
-            packets += int(rows["packets"][number])
-            octets += int(rows["bytes"][number])
-            used = max(used, int(rows["used"][number]))
+        sum_counters(REGION_BASE, number, self._sums_address)
+        packets, octets, used = _SUMS.unpack(self._sums)
         return packets, octets, used
 
     def take_id(self) -> int:

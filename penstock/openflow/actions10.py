@@ -6,6 +6,7 @@ What 1.0 has no action for goes back as a Nicira action where there is one, and 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from penstock.datapath.pipeline.program import PORT_CONTROLLER
 from penstock.openflow.actions import (
@@ -138,6 +139,7 @@ def actions_to_10(data: memoryview) -> bytes:
     return bytes(out)
 
 
+@lru_cache(maxsize=4096)
 def to_10(data: bytes) -> bytes:
     """Actions of 1.0 for instructions of 1.3."""
     found = split_instructions(memoryview(data))

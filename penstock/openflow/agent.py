@@ -104,7 +104,7 @@ class Agent:
         fresh = tables is None
         if tables is None:
             tables = FlowTables.create(region, spec.name)
-        host = BridgeHost(spec, self._link, region, tables, self._rundir, self._cycles_hz)
+        host = BridgeHost(spec, self._link, region, tables, self._rundir, self._cycles_hz, self._packet_outs)
         if fresh:
             host.add_default()
         else:
@@ -124,6 +124,11 @@ class Agent:
             await host.close()
 
     # Packets and time
+
+    def _packet_outs(self) -> tuple[int, int]:
+        """Bytes of packet-outs that were written and that workers have taken."""
+        client = self._client
+        return (client.packet_outs_written(), client.packet_outs_sent()) if client is not None else (0, 0)
 
     def _read_packet_ins(self) -> None:
         """Hand on what workers have for controllers, and ask to be woken for more."""

@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,14 @@ class BridgeHost:
     """The agent of the bridge that ``spec`` describes; implements session.Host."""
 
     def __init__(
-        self, spec: BridgeSpec, link: EngineLink, region: FlowRegion, tables: FlowTables, rundir: Path, cycles_hz: int
+        self,
+        spec: BridgeSpec,
+        link: EngineLink,
+        region: FlowRegion,
+        tables: FlowTables,
+        rundir: Path,
+        cycles_hz: int,
+        packet_outs: Callable[[], tuple[int, int]],
     ) -> None:
         self.spec = spec
         self.bridge = OpenFlowBridge(region, tables, cycles_hz, self._tell_flow_removed)
@@ -61,6 +68,7 @@ class BridgeHost:
         self.sessions: set[Session] = set()
         self.connections: dict[str, Connection] = {}
         self._link, self._region, self._rundir = link, region, rundir
+        self._packet_outs = packet_outs  # bytes of packet-outs that were written and that were sent
         self._configs: dict[str, int] = {}  # by port name: what OpenFlow forbids it
         self._since: dict[str, int] = {}
         self._generation: int | None = None
@@ -357,19 +365,11 @@ class BridgeHost:
     async def quiet(self) -> None:
         """Return when every worker forwards by the tables as they are now, and has sent all packet-outs."""
         turns = self._region.turns()
-        written = await self._written()
+        written = self._packet_outs()[0]
         deadline = time.monotonic() + QUIET_SECONDS
-        while not self._region.is_quiet_since(turns) or not await self._is_sent(written):
+        while not self._region.is_quiet_since(turns) or self._packet_outs()[1] < written:
             if time.monotonic() > deadline:
                 LOG.error("%s: a worker did not begin a turn in %g s", self.spec.name, QUIET_SECONDS)
                 break
             await asyncio.sleep(QUIET_POLL)
         self._region.run_deferred()
-
-    async def _written(self) -> int:
-        return await self._link.call(lambda client: client.packet_outs_written()) if self._link.connected else 0
-
-    async def _is_sent(self, written: int) -> bool:
-        if not self._link.connected:
-            return True
-        return await self._link.call(lambda client: client.packet_outs_sent() >= written)

@@ -224,25 +224,65 @@ def fields(match: Match) -> Iterator[tuple[Field, int, int]]:
         left &= ~(bits << shift)
 
 
-@lru_cache(maxsize=65536)
-def encode_tlvs(match: Match, nxm: bool = False) -> bytes:
-    """The TLVs of a match: OXM where a field has such a number (``nxm``: NXM first)."""
-    out = bytearray()
-    for row, value, mask in fields(match):
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A field of a match as it is written: what comes before its value and after it, and where the value lies."""
+
+    shift: int
+    bits: int
+    head: bytes
+    octets: int
+    tail: bytes
+    short_port: bool
+
+
+# What of a key decides, beside the mask, which fields are told: the rest are values.
+_DECIDING = ("eth_type", "vlan_tci", "nw_proto", "ip_frag", "icmpv6_type", "icmpv6_code")
+
+
+def _deciding() -> int:
+    found = 0
+    for name in _DECIDING:
+        found |= (1 << BY_NAME[name].bits) - 1 << in_key(BY_NAME[name])
+    vid = (1 << BY_NAME["vlan_vid"].bits) - 1 << in_key(BY_NAME["vlan_vid"])
+    ports = (1 << BY_NAME["tcp_src"].bits) - 1 << in_key(BY_NAME["tcp_src"])
+    return found & ~vid & ~ports
+
+
+_DECIDING_BITS = _deciding()
+_ICMP6_BITS = (1 << BY_NAME["tcp_src"].bits) - 1 << in_key(BY_NAME["tcp_src"])
+_PROTO_SHIFT, ICMP6 = in_key(BY_NAME["nw_proto"]), 58
+
+
+@lru_cache(maxsize=4096)
+def _plan(key: int, mask: int, nxm: bool) -> tuple[_Part, ...]:
+    """How the fields of a match are written; ``key`` has what decides and nothing else."""
+    parts = []
+    for row, _, bits in fields(make(key, mask)):
         number = (row.nxm or row.oxm) if nxm else (row.oxm or row.nxm)
         assert number is not None
         wire = BY_NUMBER[number[0] << 7 | number[1]]
-        exact = mask == (1 << wire.bits) - 1
-        if wire.short_port:
-            value = port_16(value)
+        exact = bits == (1 << wire.bits) - 1
         length = wire.octets << (not exact)
         if number in ONF_FIELDS:
-            out += struct.pack("!HBB", EXPERIMENTER, number[1] << 1 | (not exact), length + 4) + ONF_BYTES
+            head = struct.pack("!HBB", EXPERIMENTER, number[1] << 1 | (not exact), length + 4) + ONF_BYTES
         else:
-            out += struct.pack("!HBB", number[0], number[1] << 1 | (not exact), length)
-        out += value.to_bytes(wire.octets, "big")
-        if not exact:
-            out += mask.to_bytes(wire.octets, "big")
+            head = struct.pack("!HBB", number[0], number[1] << 1 | (not exact), length)
+        tail = b"" if exact else bits.to_bytes(wire.octets, "big")
+        parts.append(_Part(wire.shift, bits, head, wire.octets, tail, wire.short_port))
+    return tuple(parts)
+
+
+def encode_tlvs(match: Match, nxm: bool = False) -> bytes:
+    """The TLVs of a match: OXM where a field has such a number (``nxm``: NXM first)."""
+    key = int.from_bytes(match.key, "big")
+    deciding = _DECIDING_BITS | (_ICMP6_BITS if key >> _PROTO_SHIFT & 0xFF == ICMP6 else 0)
+    out = bytearray()
+    for part in _plan(key & deciding, int.from_bytes(match.mask, "big"), nxm):
+        value = key >> part.shift & part.bits
+        if part.short_port:
+            value = port_16(value)
+        out += part.head + value.to_bytes(part.octets, "big") + part.tail
     return bytes(out)
 
 

@@ -41,6 +41,7 @@ REGION = np.dtype(
         ("flow_count", "i8"),
         ("counters", "i8"),  # MAX_WORKERS + 1 arrays of FLOWS_MAX COUNTERs
         ("used", "i8"),  # bytes in use
+        ("counting", "i8"),  # workers that have ever counted here, at most
         ("versions", "i8"),  # no pipeline that is no more had a later version: what flow caches hold of it stays old
         ("pipelines", "i8", MAX_BRIDGES),  # by the control's bridge slot; 0: free
         ("free", "i8", SIZE_CLASSES),  # lists of freed blocks by size class

@@ -167,6 +167,24 @@ def give_counters(region, number):
     return 0
 
 
+@entry("int64(int64, int64, int64)")
+def sum_counters(region, number, out):
+    """Packets and bytes of an id, and when it was used last, over all workers: to three words at ``out``."""
+    r = region_at(region)
+    packets = 0
+    octets = 0
+    used = 0
+    for worker in range(r.counting):
+        c = counter_at(r.counters + (worker * FLOWS_MAX + number) * COUNTER_BYTES)
+        packets += c.packets
+        octets += c.bytes
+        used = c.used if c.used > used else used
+    store64(out, packets)
+    store64(out + 8, octets)
+    store64(out + 16, used)
+    return 0
+
+
 @kernel
 def clear_counters(region, number):
     """Make an id's counters zero, without touching memory that no worker counts in."""
