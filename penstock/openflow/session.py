@@ -41,6 +41,7 @@ READ_BYTES = 1 << 18
 UNSENT_MAX = 16 << 20  # bytes that a peer may leave unread before what it did not ask for is lost to it
 IS_SLAVE, EPERM = 10, 5
 NOCHANGE, EQUAL, MASTER, SLAVE = range(4)
+AWAKE_SECONDS = 300e-6  # waking up takes as long as the answer
 ANSWERS = 64  # replies written before the peer is waited for
 
 
@@ -120,6 +121,7 @@ class Session:
     config_flags: int = 0
     asynchronous: Asynchronous = field(default_factory=Asynchronous)
     bundles: dict[int, list[Raw]] = field(default_factory=dict)
+    awake_until: float = 0.0
     heard: float = 0.0
     connected: float = 0.0
     packet_ins_lost: int = 0
@@ -139,6 +141,7 @@ class Session:
                 for each in stream.feed(data):
                     await self._answer(each)
                 await self.writer.drain()
+                self._stay_awake()
         except OpenFlowError as error:
             LOG.warning("%s: the OpenFlow connection is closed: %s", self.name, error)
         except ConnectionError as error:
@@ -146,6 +149,19 @@ class Session:
         finally:
             probing.cancel()
             self.writer.close()
+
+    def _stay_awake(self) -> None:
+        """Look for the next message at once for a while: a tool that waits for each answer sends it soon."""
+        spinning = self.awake_until > 0.0
+        self.awake_until = time.monotonic() + AWAKE_SECONDS
+        if not spinning:
+            asyncio.get_running_loop().call_soon(self._spin)
+
+    def _spin(self) -> None:
+        if time.monotonic() < self.awake_until:
+            asyncio.get_running_loop().call_soon(self._spin)
+        else:
+            self.awake_until = 0.0
 
     async def _probe(self) -> None:
         """Ask for a sign of life after a time of silence, and end the connection after another."""
