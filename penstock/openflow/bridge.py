@@ -26,7 +26,9 @@ from penstock.openflow.flow_mod import (
     CHECK_OVERLAP,
     RESET_COUNTS,
     SEND_FLOW_REM,
+    Change,
     Command,
+    Event,
     FlowMod,
     Removal,
     Select,
@@ -69,6 +71,8 @@ class OpenFlowBridge:
         self.meters = MeterTable(region, tables.address, cycles_hz)
         self.name = tables.row["name"].decode()
         self._on_removed = on_removed
+        self.watched = False  # whether anybody is to be told of changes
+        self.on_changes: Callable[[list[Change], object], None] = lambda _changes, _origin: None
         self._misses_told = False
         self._compiled: dict[tuple[bytes, int, bool], Program] = {}
 
@@ -90,16 +94,20 @@ class OpenFlowBridge:
 
     # Changes
 
-    def flow_mod(self, mod: FlowMod) -> None:
+    def flow_mod(self, mod: FlowMod, origin: object = None) -> None:
         """Carry out a flow-mod, whole or not at all. Raises OpenFlowError."""
-        self.flow_mods([mod])
+        self.flow_mods([mod], origin)
 
-    def flow_mods(self, mods: list[FlowMod]) -> None:
-        """Carry out flow-mods so that packets see all of them at once, or none. Raises OpenFlowError."""
+    def flow_mods(self, mods: list[FlowMod], origin: object = None) -> None:
+        """Carry out flow-mods so that packets see all of them at once, or none. Raises OpenFlowError.
+
+        ``origin`` says whose they are to those who watch.
+        """
         gone: list[FlowEntry] = []
+        made: list[tuple[Event, int]] = []
         try:
             for mod in mods:
-                self._prepare(mod, gone)
+                self._prepare(mod, gone, made)
         except RegionError as error:
             self.tables.abort()
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_TABLE_FULL, str(error)) from error
@@ -107,26 +115,31 @@ class OpenFlowBridge:
             self.tables.abort()
             raise
         self.tables.commit()
+        if self.watched:
+            changes = [Change(event, entry := self.tables.read(flow), self.instructions(entry)) for event, flow in made]
+            changes += [Change(Event.DELETED, each, self.instructions(each), Removal.DELETE) for each in gone]
+            self.on_changes(changes, origin)
         for entry in gone:
-            self._on_removed(entry, Removal.DELETE)
+            if entry.flags & SEND_FLOW_REM:
+                self._on_removed(entry, Removal.DELETE)
         self.region.run_deferred()
 
-    def _prepare(self, mod: FlowMod, gone: list[FlowEntry]) -> None:
+    def _prepare(self, mod: FlowMod, gone: list[FlowEntry], made: list[tuple[Event, int]]) -> None:
         if mod.command == Command.ADD:
-            self._add(mod)
+            made.append(self._add(mod))
         elif mod.command in (Command.MODIFY, Command.MODIFY_STRICT):
-            self._modify(mod)
+            made += self._modify(mod)
         elif mod.command in (Command.DELETE, Command.DELETE_STRICT):
             for entry in list(self._selected(mod, mod.command == Command.DELETE_STRICT)):
                 self.tables.remove(entry.address)
-                if entry.flags & SEND_FLOW_REM:
+                if self.watched or entry.flags & SEND_FLOW_REM:
                     gone.append(entry)
         else:
             raise OpenFlowError(
                 ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_COMMAND, f"flow-mod command {mod.command} is unknown"
             )
 
-    def _add(self, mod: FlowMod) -> None:
+    def _add(self, mod: FlowMod) -> tuple[Event, int]:
         if not 0 <= mod.table <= LAST_TABLE:
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
         program = self._program(
@@ -138,7 +151,10 @@ class OpenFlowBridge:
                 if (other.key, other.mask) != (key, mask):
                     why = f"a flow of priority {mod.priority} in table {mod.table} overlaps"
                     raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_OVERLAP, why)
-        self.tables.add(
+        event = Event.ADDED
+        if self.watched and self.tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask):
+            event = Event.MODIFIED
+        return event, self.tables.add(
             mod.table,
             mod.priority,
             mod.match.key,
@@ -152,18 +168,20 @@ class OpenFlowBridge:
             keep_counters=not mod.flags & RESET_COUNTS and not mod.modify_adds,
         )
 
-    def _modify(self, mod: FlowMod) -> None:
+    def _modify(self, mod: FlowMod) -> list[tuple[Event, int]]:
         found = list(self._selected(mod, mod.command == Command.MODIFY_STRICT))
         if not found and mod.modify_adds:
             mod.table = 0 if mod.table == ALL_TABLES else mod.table
-            self._add(mod)
-            return
+            return [self._add(mod)]
+        made = []
         for entry in found:
             program = self._program(
                 mod.instructions, entry.table, entry.key, entry.priority == 0 and not any(entry.mask)
             )
             cookie = mod.cookie if mod.modify_adds else None
-            self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
+            flow = self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
+            made.append((Event.MODIFIED, flow))
+        return made
 
     def _selected(self, mod: FlowMod, strict: bool) -> Iterator[FlowEntry]:
         table = ANY_TABLE if mod.table == ALL_TABLES else mod.table
@@ -178,10 +196,10 @@ class OpenFlowBridge:
                 continue
             if strict and (entry.priority, entry.mask) != (mod.priority, mask):
                 continue
-            if (entry.cookie ^ mod.cookie) & mod.cookie_mask == 0 and self._sends(entry, mod.out_port, mod.out_group):
+            if (entry.cookie ^ mod.cookie) & mod.cookie_mask == 0 and self.sends(entry, mod.out_port, mod.out_group):
                 yield entry
 
-    def _sends(self, entry: FlowEntry, port: int, group: int) -> bool:
+    def sends(self, entry: FlowEntry, port: int, group: int) -> bool:
         """Whether a flow's instructions output to a port and a group; the ANY_ ones ask nothing."""
         if port == ANY_PORT and group == ANY_GROUP:
             return True
@@ -278,9 +296,15 @@ class OpenFlowBridge:
         for entry in gone:
             self.tables.remove(entry.address)
         self.tables.commit()
-        for entry in gone:
+        self._tell_deleted([(entry, Removal.GROUP_DELETE) for entry in gone])
+
+    def _tell_deleted(self, gone: list[tuple[FlowEntry, Removal]]) -> None:
+        if self.watched and gone:
+            changes = [Change(Event.DELETED, each, self.instructions(each), why) for each, why in gone]
+            self.on_changes(changes, None)
+        for entry, why in gone:
             if entry.flags & SEND_FLOW_REM:
-                self._on_removed(entry, Removal.GROUP_DELETE)
+                self._on_removed(entry, why)
 
     def _of(self, entry: FlowEntry) -> Program:
         return self._compile(self.region.source(entry.program), entry.table)
@@ -333,7 +357,7 @@ class OpenFlowBridge:
         for entry in self.tables.scan(
             table, match.key, match.mask, cookie=select.cookie, cookie_mask=select.cookie_mask
         ):
-            if entry.priority <= PRIORITY_MAX and self._sends(entry, select.out_port, select.out_group):
+            if entry.priority <= PRIORITY_MAX and self.sends(entry, select.out_port, select.out_group):
                 yield entry
 
     def instructions(self, entry: FlowEntry) -> bytes:
@@ -368,10 +392,11 @@ class OpenFlowBridge:
             self.tables.remove(entry.address)
         self.tables.commit()
         now = int(monotonic_ns())
+        gone = []
         for entry in ended:
             hard = entry.hard and now - entry.modified >= entry.hard * 1_000_000_000
-            if entry.flags & SEND_FLOW_REM:
-                self._on_removed(entry, Removal.HARD if hard else Removal.IDLE)
+            gone.append((entry, Removal.HARD if hard else Removal.IDLE))
+        self._tell_deleted(gone)
 
 
 def bucket_actions(source: bytes) -> Iterator[bytes]:

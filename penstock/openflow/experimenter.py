@@ -31,7 +31,7 @@ from penstock.openflow.wire import (
 ROLE_REQUEST, ROLE_REPLY, SET_FLOW_FORMAT, FLOW_MOD, FLOW_REMOVED, FLOW_MOD_TABLE_ID, SET_PACKET_IN_FORMAT = range(
     10, 17
 )
-SET_ASYNC, SET_CONTROLLER_ID = 19, 20
+SET_ASYNC, SET_CONTROLLER_ID, FLOW_MONITOR_CANCEL = 19, 20, 21
 FORMAT_OPENFLOW10, FORMAT_NXM = 0, 2
 ROLES = {0: EQUAL, 1: MASTER, 2: SLAVE}
 BUNDLE_CONTROL, BUNDLE_ADD_MESSAGE = 2300, 2301
@@ -101,9 +101,9 @@ def split_cookie(tlvs: memoryview) -> tuple[memoryview, tuple[int, int] | None]:
 COOKIE = 0x0001 << 7 | 30
 
 
-def _flow_mod(session: Session, _raw: Raw, body: memoryview) -> list[bytes]:
+def _flow_mod(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
     session.check_writes()
-    session.host.bridge.flow_mod(decode_nx_flow_mod(session, body))
+    session.host.bridge.flow_mod(decode_nx_flow_mod(session, body), (session, raw.xid))
     return []
 
 
@@ -126,6 +126,14 @@ def _controller_id(session: Session, _raw: Raw, body: memoryview) -> list[bytes]
     return []
 
 
+def _cancel_monitor(session: Session, _raw: Raw, body: memoryview) -> list[bytes]:
+    (number,) = struct.unpack_from("!I", body)
+    if session.monitors.pop(number, None) is None:
+        raise _unknown("flow monitor", number)
+    session.host.monitors_changed()
+    return []
+
+
 NICIRA: dict[int, Callable[[Session, Raw, memoryview], list[bytes]]] = {
     ROLE_REQUEST: _role,
     SET_FLOW_FORMAT: _flow_format,
@@ -134,6 +142,7 @@ NICIRA: dict[int, Callable[[Session, Raw, memoryview], list[bytes]]] = {
     SET_PACKET_IN_FORMAT: _packet_in_format,
     SET_ASYNC: _set_async,
     SET_CONTROLLER_ID: _controller_id,
+    FLOW_MONITOR_CANCEL: _cancel_monitor,
 }
 
 
@@ -155,7 +164,7 @@ def _control(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
     elif what == COMMIT:
         if number not in session.bundles:
             raise _bundle_error(ERROR_BAD_ID, f"bundle {number} is not open")
-        _commit(session, session.bundles.pop(number))
+        _commit(session, session.bundles.pop(number), raw.xid)
     elif what == DISCARD:
         session.bundles.pop(number, None)
     else:
@@ -186,7 +195,7 @@ def _add(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
 BUNDLED = {Type.FLOW_MOD, Type.GROUP_MOD, Type.METER_MOD}
 
 
-def _commit(session: Session, held: list[Raw]) -> None:
+def _commit(session: Session, held: list[Raw], xid: int) -> None:
     """Carry out a bundle: groups and meters one by one where they stand, the flows of each run between them at once."""
     session.check_writes()
     bridge = session.host.bridge
@@ -197,7 +206,7 @@ def _commit(session: Session, held: list[Raw]) -> None:
     def finish() -> None:
         if flows:
             mods = list(flows)
-            steps.append(lambda: bridge.flow_mods(mods))
+            steps.append(lambda: bridge.flow_mods(mods, (session, xid)))
             flows.clear()
 
     for raw in held:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from penstock.engine.flow_tables import FlowEntry
 from penstock.openflow.match import Match
 
 SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
@@ -61,3 +62,21 @@ class Select:
     cookie_mask: int = 0
     out_port: int = ANY_PORT
     out_group: int = ANY_GROUP
+
+
+class Event(IntEnum):
+    """What became of a flow."""
+
+    ADDED = 0
+    DELETED = 1
+    MODIFIED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A flow that was added, deleted (with the reason of a removal) or modified."""
+
+    event: Event
+    entry: FlowEntry
+    instructions: bytes
+    reason: int = 0

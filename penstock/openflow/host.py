@@ -26,7 +26,7 @@ from penstock.openflow import experimenter, requests  # noqa: F401 - their handl
 from penstock.openflow import ports as port_codec
 from penstock.openflow.bridge import EMPTY, OpenFlowBridge, normal_instructions
 from penstock.openflow.connections import Connection, Keys, parse_target
-from penstock.openflow.flow_mod import ANY_PORT, Command, FlowMod, Removal
+from penstock.openflow.flow_mod import ANY_PORT, Change, Command, FlowMod, Removal
 from penstock.openflow.match import Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
@@ -64,6 +64,7 @@ class BridgeHost:
     ) -> None:
         self.spec = spec
         self.bridge = OpenFlowBridge(region, tables, cycles_hz, self._tell_flow_removed)
+        self.bridge.on_changes = self._tell_changes
         self.ports: dict[int, OfPort] = {}
         self.sessions: set[Session] = set()
         self.connections: dict[str, Connection] = {}
@@ -174,6 +175,7 @@ class BridgeHost:
             await session.run()
         finally:
             self.sessions.discard(session)
+            self.monitors_changed()
             self.interests_changed()
 
     # Alone or not
@@ -191,6 +193,16 @@ class BridgeHost:
         patience = FAIL_OPEN_PROBES * (self.spec.inactivity_probe or 5)
         alone = self.spec.fail_mode == "standalone" and now - self._alone_since >= patience
         self.bridge.set_fail_open(alone)
+
+    def monitors_changed(self) -> None:
+        """See whether anybody watches flows."""
+        self.bridge.watched = any(session.monitors for session in self.sessions)
+
+    def _tell_changes(self, changes: list[Change], origin: object) -> None:
+        """Tell those who watch; the origin is a session and the number of its transaction, or None."""
+        for session in list(self.sessions):
+            own = origin[1] if isinstance(origin, tuple) and origin[0] is session else None
+            session.tell_changes(changes, own)
 
     def interests_changed(self) -> None:
         """See whether packets that no flow matches have to be handed to anybody, and whether anybody controls."""

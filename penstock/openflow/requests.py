@@ -127,7 +127,7 @@ def flow_mod_10(
 
 @handles(Type.FLOW_MOD)
 async def _flow_mod(session: Session, raw: Raw) -> list[bytes]:
-    session.host.bridge.flow_mod(decode_flow_mod(session, raw))
+    session.host.bridge.flow_mod(decode_flow_mod(session, raw), (session, raw.xid))
     return []
 
 

@@ -18,7 +18,8 @@ from penstock.engine.flow_tables import FlowEntry
 from penstock.engine.frames import PacketIn
 from penstock.openflow import ports as port_codec
 from penstock.openflow.bridge import OpenFlowBridge
-from penstock.openflow.flow_mod import Removal
+from penstock.openflow.flow_mod import Change, Removal
+from penstock.openflow.monitor import Monitor, updates
 from penstock.openflow.packet_in import STANDARD, flow_removed, packet_in
 from penstock.openflow.ports import OfPort
 from penstock.openflow.wire import (
@@ -79,6 +80,9 @@ class Host(Protocol):
     def claim_role(self, session: Session, role: int, generation: int | None) -> None:
         """Give a session a role. Raises OpenFlowError for a stale generation."""
 
+    def monitors_changed(self) -> None:
+        """A session watches other flows now than before."""
+
     def interests_changed(self) -> None:
         """A session wants other things now than before."""
 
@@ -122,6 +126,7 @@ class Session:
     asynchronous: Asynchronous = field(default_factory=Asynchronous)
     bundles: dict[int, list[Raw]] = field(default_factory=dict)
     awake_until: float = 0.0
+    monitors: dict[int, Monitor] = field(default_factory=dict)
     heard: float = 0.0
     connected: float = 0.0
     packet_ins_lost: int = 0
@@ -269,6 +274,12 @@ class Session:
         """Send that a flow is gone, if this session gets such."""
         if self._wants(self.asynchronous.flow_removed, reason):
             self.writer.write(flow_removed(self.version, self.nxm, self.host.bridge, entry, reason))
+
+    def tell_changes(self, changes: list[Change], own: int | None) -> None:
+        """Send what became of flows that this session watches; ``own``: its transaction that changed them."""
+        if self.monitors and self.writer.transport.get_write_buffer_size() <= UNSENT_MAX:
+            for each in updates(self.version, self.host.bridge, list(self.monitors.values()), changes, own):
+                self.writer.write(each)
 
     def tell_port(self, reason: int, port: OfPort) -> None:
         """Send what became of a port, if this session gets such."""

@@ -18,6 +18,7 @@ from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import ANY_PORT, Select
 from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
+from penstock.openflow.monitor import NXST_FLOW_MONITOR, decode, initial
 from penstock.openflow.session import Session
 from penstock.openflow.table_features import table_features
 from penstock.openflow.wire import (
@@ -229,4 +230,12 @@ def _nicira(session: Session, raw: Raw, body: memoryview) -> Iterable[bytes]:
         return parts(session.version, raw.xid, EXPERIMENTER, entries, prefix)
     if subtype == NX_AGGREGATE:
         return parts(session.version, raw.xid, EXPERIMENTER, [aggregate(bridge, select_nx(body[start:]))], prefix)
+    if subtype == NXST_FLOW_MONITOR:
+        monitors = decode(body[start:])
+        for each in monitors:
+            if each.number in session.monitors:
+                raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_EXP_TYPE, f"flow monitor {each.number} is there already")
+            session.monitors[each.number] = each
+        session.host.monitors_changed()
+        return parts(session.version, raw.xid, EXPERIMENTER, initial(bridge, monitors), prefix)
     raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_EXP_TYPE, f"Nicira statistics {subtype} are not there")

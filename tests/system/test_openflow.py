@@ -370,6 +370,29 @@ def test_bundle_multipath_and_fin_timeout(ofctl: Ofctl, wires: dict[str, Wire]) 
     eventually("the flow ends", lambda: ofctl.flows("br0", match="in_port=4,tcp") == [], 6)
 
 
+def test_flow_monitors(ofctl: Ofctl) -> None:
+    ofctl("add-flow", "br0", "cookie=0x1,priority=5,tcp,actions=1")
+    monitor = ofctl.background("monitor", "br0", "watch:")
+    try:
+        time.sleep(0.5)
+        ofctl("add-flow", "br0", "cookie=0x2,priority=6,udp,actions=2")
+        ofctl("mod-flows", "br0", "udp,actions=3")
+        ofctl("add-flow", "br0", "cookie=0x3,priority=7,icmp,hard_timeout=1,actions=4")
+        ofctl("del-flows", "br0", "tcp")
+        time.sleep(2.5)
+    finally:
+        monitor.terminate()
+    said, _ = monitor.communicate(timeout=5)
+    for event in (
+        "event=ADDED table=0 cookie=0x1 tcp actions=output:1",
+        "event=ADDED table=0 cookie=0x2 udp actions=output:2",
+        "event=MODIFIED table=0 cookie=0 udp actions=output:3",
+        "event=DELETED reason=delete table=0 cookie=0x1 tcp actions=output:1",
+        "event=DELETED reason=hard table=0 hard_timeout=1 cookie=0x3 icmp actions=output:4",
+    ):
+        assert event in said, said
+
+
 def test_user_data_and_controller_ids(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
     ofctl("add-flow", "br0", "in_port=2,actions=controller(userdata=01.02.03.04,id=0,max_len=100)")
     monitor = ofctl.background("-P", "nxt_packet_in2", "monitor", "br0", "65534")

@@ -80,6 +80,9 @@ class FakeHost:
     def claim_role(self, session: Session, role: int, generation: int | None) -> None:
         session.role = role
 
+    def monitors_changed(self) -> None:
+        pass
+
     def interests_changed(self) -> None:
         pass
 
