@@ -5,9 +5,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 ROUNDS := 10
+SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test setup lint bench bench-peers test-nojit fuzz soak soak-vm clean packages
+.PHONY: help demo demo-vm test setup lint bench bench-flows bench-peers test-nojit fuzz soak soak-vm clean packages
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,8 +31,9 @@ packages:
 	@sh tools/debian-packages
 
 test: packages lint ## every test and the linters, Debian packages that tests need included
-	$(PY) -m pytest -n auto --dist loadscope tests/unit tests/kernel tests/engine
-	$(PY) -m pytest tests/system
+	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadscope tests/unit tests/kernel tests/engine
+	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadfile -m "not alone" tests/system
+	$(PY) -m pytest -m alone tests/system
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -52,6 +54,9 @@ soak-vm: packages setup ## virtual machines killed, migrated and their switch ki
 
 bench: setup ## busy cycles per packet, dummy port to dummy port
 	$(PY) -m bench $(ARGS)
+
+bench-flows: setup ## busy cycles per packet through flow tables of a thousand and of a million entries
+	$(PY) -m bench.flows $(ARGS)
 
 bench-peers: packages setup ## beside other switches: virtio guests through Open vSwitch with DPDK, TCP through its TAPs and a Linux bridge
 	$(PY) -m bench.peers $(ARGS)

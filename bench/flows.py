@@ -187,7 +187,7 @@ def main() -> int:
         for r in results.values():
             figures = (f"{r.cycles:.0f}", f"{r.million_packets_per_second:.2f}", f"{100 * r.hit_rate:.0f} %")
             table.add_row(r.name, *figures, f"{r.microseconds_per_entry:.1f}", f"{r.bytes_per_entry:.0f}")
-        Console().print(table)
+        Console(width=120).print(table)
     unmet = [
         f"{case.name}: {results[case.name].cycles / results[case.like].cycles:.2f} times the cycles of {case.like}"
         for case in CASES
