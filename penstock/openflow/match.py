@@ -303,8 +303,3 @@ def encode_13(match: Match) -> bytes:
     tlvs = encode_tlvs(match)
     length = 4 + len(tlvs)
     return struct.pack("!HH", OXM_MATCH, length) + tlvs + bytes(-length % 8)
-
-
-def is_catch_all(match: Match) -> bool:
-    """Whether every packet matches."""
-    return not any(match.mask)

@@ -80,7 +80,7 @@ def decode(body: memoryview) -> list[Monitor]:
     return found
 
 
-def _update(bridge: OpenFlowBridge, change: Change, with_actions: bool) -> bytes:
+def _update(change: Change, with_actions: bool) -> bytes:
     entry = change.entry
     match = encode_tlvs(Match(entry.key, entry.mask), nxm=True)
     padded = match + bytes(-len(match) % 8)
@@ -98,7 +98,7 @@ def initial(bridge: OpenFlowBridge, monitors: list[Monitor]) -> Iterator[bytes]:
         if monitor.flags & Flag.INITIAL:
             for entry in bridge.flows(monitor.select):
                 change = Change(Event.ADDED, entry, bridge.instructions(entry))
-                yield _update(bridge, change, bool(monitor.flags & Flag.ACTIONS))
+                yield _update(change, bool(monitor.flags & Flag.ACTIONS))
 
 
 def updates(
@@ -121,7 +121,7 @@ def updates(
         if len(body) > PART_MAX:
             yield _message(version, body)
             body.clear()
-        body += _update(bridge, change, any(each.flags & Flag.ACTIONS for each in covering))
+        body += _update(change, any(each.flags & Flag.ACTIONS for each in covering))
     if body:
         yield _message(version, body)
 

@@ -29,7 +29,6 @@ from penstock.openflow.match import in_key, port_32
 from penstock.openflow.wire import ACTION_BAD_ARG, ACTION_BAD_LEN
 from penstock.packet.fields import BY_NAME, KEY_SIZE
 
-TUN_ID_32 = 0xFFFFFFFF
 IN_PORT_10 = 0xFFF8
 
 

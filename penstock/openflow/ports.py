@@ -12,7 +12,6 @@ from penstock.openflow.match import port_16, port_32
 from penstock.openflow.wire import BAD_LEN, OF10, ErrorType, OpenFlowError, Type, message
 
 PORT_DOWN, NO_RECV, NO_FWD, NO_PACKET_IN = 1 << 0, 1 << 2, 1 << 5, 1 << 6
-NO_STP, NO_RECV_STP, NO_FLOOD = 1 << 1, 1 << 3, 1 << 4  # 1.0's alone
 CONFIG_10, CONFIG_13 = 0x7F, PORT_DOWN | NO_RECV | NO_FWD | NO_PACKET_IN
 LINK_DOWN, LIVE = 1, 4
 ADDED, DELETED, MODIFIED = range(3)

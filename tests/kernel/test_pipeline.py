@@ -187,6 +187,31 @@ def test_many_flows_of_one_mask_and_their_memory(fresh: Bench) -> None:
     assert int(fresh.region.header["used"]) - before < 4096
 
 
+def test_a_pipeline_that_is_destroyed_gives_all_back(bench: Bench) -> None:
+    region = bench.region
+    bench.new_tables()
+    for _ in range(8):
+        bench.engine.workers.quiesce()
+        region.run_deferred()
+    before = int(region.header["used"])
+    tables = FlowTables.create(region, "br9")
+    for number in range(100):
+        for table, mask in ((0, {"ip_dst": number}), (3, {"ip_src": number}), (7, {"ip_dst": number, "in_port": 1})):
+            tables.add(
+                table, number, *match(eth_type=0x0800, **mask), region.program(operation(p.OUTPUT, b=number), b"")
+            )
+    tables.commit()
+    version = int(tables.row["version"])
+    tables.destroy()
+    for _ in range(8):
+        bench.engine.workers.quiesce()
+        region.run_deferred()
+    assert int(region.header["used"]) == before
+    following = FlowTables.create(region, "br9")
+    assert int(following.row["version"]) > version, "flow caches must not take its flows for those of the old one"
+    following.destroy()
+
+
 def test_scans_select_by_match_cookie_priority_and_table(fresh: Bench) -> None:
     narrow, wide, other = match(eth_type=0x0800, ip_dst=1), match(eth_type=0x0800), match(eth_type=0x0806)
     program = fresh.region.program([], b"")

@@ -146,9 +146,3 @@ def expired_flows(region, now, found, room):
             if count == room:
                 break
     return count
-
-
-@entry("int64(int64, int64)")
-def flow_last_used(region, number):
-    """``last_used`` for the control process."""
-    return last_used(region, number)
