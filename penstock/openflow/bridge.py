@@ -51,6 +51,7 @@ PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
 FAIL_OPEN = 0xF0F0F0
 BUCKET_HEAD = 16
 PROGRAMS_MAX = 65536
+NO_COOKIE = (1 << 64) - 1  # of Open vSwitch's flow-mods that leave the cookie as it is
 GROUPS_FULL, METERS_FULL = 3, 10
 EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
 
@@ -178,7 +179,7 @@ class OpenFlowBridge:
             program = self._program(
                 mod.instructions, entry.table, entry.key, entry.priority == 0 and not any(entry.mask)
             )
-            cookie = mod.cookie if mod.modify_adds else None
+            cookie = mod.cookie if mod.modify_adds and mod.cookie != NO_COOKIE else None
             flow = self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
             made.append((Event.MODIFIED, flow))
         return made

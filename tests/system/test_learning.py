@@ -63,7 +63,8 @@ def test_a_static_address_neither_moves_nor_is_forgotten(lab: Lab, wires: dict[s
     assert "static" in added.stdout
     wires["two"].send(frame(fixed, payload=b"said to come from elsewhere"))
     assert lab.switch.command("flush", "br0").returncode == 0
-    assert lab.fdb() == {(fixed, 0): "one"}
+    # The hosts' kernels speak at any time.
+    assert {place: port for place, port in lab.fdb().items() if place[0].startswith("02:")} == {(fixed, 0): "one"}
     wires["three"].send(frame(B, fixed, b"only to one"))
     assert heard(wires, b"only to one") == {"one"}
     refused = lab.switch.command("fdb", "br0", "--add", "ff:ff:ff:ff:ff:ff", "--port", "one")

@@ -105,7 +105,7 @@ def test_a_bad_file_changes_nothing(lab: Lab, text: str, named: str) -> None:
     assert str(lab.switch.config) in done.stderr
     assert "nothing was changed" in done.stderr
     assert lab.switch.query("ports") == ports
-    assert lab.fdb() == fdb
+    assert fdb.items() <= lab.fdb().items()
     assert ping(lab.hosts["vm1"], "10.0.0.2").received == 3
 
 
