@@ -32,8 +32,7 @@ packages:
 
 test: packages lint ## every test and the linters, Debian packages that tests need included
 	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadscope tests/unit tests/kernel tests/engine
-	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadfile -m "not alone" tests/system
-	$(PY) -m pytest -m alone tests/system
+	$(PY) -m pytest tests/system
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -16,8 +16,6 @@ from penstock.demo.hosts import Host
 from penstock.demo.launch import RunningSwitch
 from penstock.demo.story import Story
 
-pytestmark = pytest.mark.alone
-
 DEMO = (sys.executable, "-m", "penstock.demo")
 
 

@@ -15,8 +15,6 @@ from penstock.demo.vm import Machine, VhostUser, accelerator, kernel_with
 from penstock.demo.vm_traffic import receive, received
 from tests.system.lab import Lab, eventually
 
-pytestmark = pytest.mark.alone
-
 CONFIG = """
 [bridge.br0]
 [bridge.br0.port.host1]

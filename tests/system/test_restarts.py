@@ -12,8 +12,6 @@ from penstock.demo import traffic
 from penstock.demo.echo import ping
 from tests.system.lab import Lab, eventually
 
-pytestmark = pytest.mark.alone
-
 CONFIG = """
 [bridge.br0]
 [bridge.br0.port.vm1]
