@@ -160,12 +160,12 @@ def _sample(engine: Engine, rounds: int) -> tuple[float, float, float]:
     cycles, rates, hits = [], [], []
     for _ in range(rounds):
         busy, packets, started = int(row["busy_cycles"]), int(row["packets_total"]), time.perf_counter()
-        looked, missed = int(cache["hits"]), int(cache["misses"])
+        looked, missed = int(cache["packets"]), int(cache["misses"])
         time.sleep(1.0)
         done = int(row["packets_total"]) - packets
         cycles.append((int(row["busy_cycles"]) - busy) / done)
         rates.append(done / (time.perf_counter() - started) / 1e6)
-        hits.append(1 - (int(cache["misses"]) - missed) / (int(cache["hits"]) - looked))
+        hits.append(1 - (int(cache["misses"]) - missed) / (int(cache["packets"]) - looked))
     return statistics.median(cycles), statistics.median(rates), statistics.median(hits)
 
 

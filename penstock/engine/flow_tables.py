@@ -18,6 +18,7 @@ from penstock.datapath.pipeline.layout import (
     CACHE_WORDS,
     FLOW,
     FLOW_BYTES,
+    FLOWS_MAX,
     KEY_WORDS,
     MISS_CONTROLLER,
     MISS_DROP,
@@ -64,7 +65,7 @@ from penstock.engine.flow_region import FlowRegion, RegionError
 from penstock.machine import monotonic_ns, records, store64
 from penstock.packet.fields import KEY_SIZE
 
-__all__ = ["ANY_TABLE", "MISS_CONTROLLER", "MISS_DROP", "FlowEntry", "FlowTables", "expired"]
+__all__ = ["ANY_TABLE", "FLOWS_MAX", "MISS_CONTROLLER", "MISS_DROP", "TABLES", "FlowEntry", "FlowTables", "expired"]
 
 LIST_HEADER, LIST_ITEM = 8, 16
 SCAN_ROOM = 4096
@@ -142,7 +143,7 @@ class FlowTables:
         """Give everything back. The engine's bridge uses it no more."""
         self.region.unlist_pipeline(self.address)
         self.row["version"] += 1
-        for flow in list(self.scan()):
+        for flow in self.flows():
             self.remove(flow.address)
         self.commit()
         self.region.header["versions"] = max(int(self.region.header["versions"]), int(self.row["version"]))
@@ -348,7 +349,7 @@ class FlowTables:
 
     def _find_normal(self) -> None:
         """When the only flow has NORMAL forward everything, bursts need no lookups."""
-        flow = next(iter(self.scan()), None)
+        flow = next(iter(self.flows()), None)
         if flow is None or flow.table != 0 or flow.mask != _NONE:
             return
         if int(records(FLOW, flow.address)[0]["kind"]) == PROGRAM_NORMAL:
@@ -520,8 +521,12 @@ class FlowTables:
         cookie_mask: int = 0,
         priority: int = ANY,
         overlapping: bool = False,
-    ) -> Iterator[FlowEntry]:
-        """The flows whose match is this or narrower (``overlapping``: that share packets with it), by id."""
+    ) -> Iterator[list[FlowEntry]]:
+        """The flows whose match is this or narrower (``overlapping``: that share packets with it), some at a time.
+
+        Those that the present transaction adds are among them, those that it removes are not. The tables may change
+        between one list and the next; the flows of a list may then be no more.
+        """
         words = np.zeros(WORDS_MAX, dtype=WORD)
         places = mask_words(mask)
         for index, word in enumerate(places):
@@ -535,12 +540,18 @@ class FlowTables:
         row["how"] = OVERLAPPING if overlapping else WITHIN
         row["words"], row["word_count"], row["key"] = words.ctypes.data, len(places), ctypes.addressof(value)
         row["found"], row["room"] = found.ctypes.data, SCAN_ROOM
+        if self._added:
+            pending = np.array(self._added, dtype=np.int64)
+            row["pending"], row["pending_count"] = pending.ctypes.data, len(pending)
         while True:
             count = int(scan_flows(scan.ctypes.data))
-            for address in found[:count].tolist():
-                yield self.read(address)
+            yield [self.read(address) for address in found[:count].tolist()]
             if count < SCAN_ROOM:
                 return
+
+    def flows(self) -> list[FlowEntry]:
+        """All flows."""
+        return [entry for some in self.scan() for entry in some]
 
     def engine_port(self, ofport: int) -> int:
         """The engine's number of an OpenFlow port; 0 when there is none."""

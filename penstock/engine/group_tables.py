@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from penstock.datapath.pipeline.layout import BUCKET, BUCKETS_AT, GROUP, GROUP_BUCKETS, PIPELINE
-from penstock.datapath.pipeline.meters import BAND, BANDS_AT, METER, METER_BANDS
+from penstock.datapath.pipeline.meters import BAND, BANDS_AT, BURST_LIMIT, METER, METER_BANDS
 from penstock.engine.flow_region import FlowRegion
 from penstock.machine import monotonic_ns, records, store64
 
@@ -183,12 +183,12 @@ class MeterTable(_List):
         return records(BAND, block + BANDS_AT, max(1, count))[:count]
 
     def put(self, number: int, flags: int, kbps: bool, bands: Sequence[Band]) -> None:
-        """Add a meter, or replace what it is. A burst of 0 is that of one second."""
+        """Add a meter, or replace what it is. A burst of 0 is that of one second, and none is above BURST_LIMIT."""
         block = self.region.allocate(METER_BANDS.itemsize)
         head = records(METER_BANDS, block)[0]
         head["flags"], head["kbps"], head["count"] = flags, int(kbps), len(bands)
         for row, band in zip(self._bands(block), bands, strict=True):
-            row["limit"] = row["bucket"] = (band.burst or band.rate) * self.cycles_hz
+            row["limit"] = row["bucket"] = min(band.burst or band.rate, BURST_LIMIT) * self.cycles_hz
             row["rate"], row["kind"], row["level"], row["burst"] = band.rate, band.kind, band.level, band.burst
             row["id"] = self.region.take_id()
         old = self._block(number) if number in self.addresses else 0

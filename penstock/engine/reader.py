@@ -172,12 +172,16 @@ class ArenaReader:
         """Frames not captured because they were not read in time, since the engine started."""
         return sum(int(records(RECORD_RING, int(row["captures"]))[0]["lost"]) for row in self._workers)
 
+    def port_configs(self) -> dict[str, int]:
+        """Per port, what OpenFlow forbids it: the bits that were last given to ``set_port_config``."""
+        return {name: int(self._ports["of_config"][number]) for number, name in self._numbers().items()}
+
     def cache_stats(self) -> list[dict[str, int]]:
         """Per worker: packets that went through flow tables, those the flow cache did not know, and its size."""
         rows = [records(EXEC, int(row["exec"]))[0] for row in self._workers]
         return [
             {
-                "packets": int(row["hits"]),
+                "packets": int(row["packets"]),
                 "misses": int(row["misses"]),
                 "entries": (int(row["set_mask"]) + 1) * CACHE_WAYS,
             }

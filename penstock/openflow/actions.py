@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import penstock.datapath.pipeline.program as p
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow.match import BY_NUMBER, VID_PRESENT, Wire
 from penstock.openflow.wire import (
     ACTION_BAD_ARG,
@@ -23,6 +24,7 @@ from penstock.openflow.wire import (
     ACTION_SET_ARG,
     ACTION_SET_LEN,
     ACTION_SET_TYPE,
+    ACTION_TOO_MANY,
     INSTRUCTION_BAD_EXPERIMENTER,
     INSTRUCTION_BAD_LEN,
     INSTRUCTION_BAD_TABLE,
@@ -35,8 +37,8 @@ from penstock.openflow.wire import (
 from penstock.packet.fields import BY_NAME, KEY_SIZE, Field
 
 GOTO_TABLE, WRITE_METADATA, WRITE_ACTIONS, APPLY_ACTIONS, CLEAR_ACTIONS, METER = range(1, 7)
-LAST_TABLE = 254
 CURRENT_TABLE = 0xFF
+DEPTH_MAX = 16
 VLAN_TYPES, MPLS_TYPES = (0x8100, 0x88A8), (0x8847, 0x8848)
 REASON_NO_MATCH, REASON_ACTION = 0, 1
 VENDOR = 0xFFFF
@@ -54,6 +56,11 @@ FOLLOWS = {
     "mpls_ttl": p.SET_MPLS, "ipv6_src": p.SET_IPV6_SRC, "ipv6_dst": p.SET_IPV6_DST, "ipv6_label": p.SET_IPV6_LABEL,
     "nd_target": p.SET_ND_TARGET, "nd_sll": p.SET_ND_SLL, "nd_tll": p.SET_ND_TLL,
 }  # fmt: skip
+# What may be written to the action set.
+IN_ACTION_SET = {
+    p.OUTPUT, p.CONTROLLER, p.GROUP, p.SET, p.MOVE, p.PUSH_VLAN, p.POP_VLAN, p.PUSH_MPLS, p.POP_MPLS, p.DEC_TTL,
+    p.DEC_MPLS_TTL, p.SET_MPLS_TTL, p.COPY_TTL_OUT, p.COPY_TTL_IN, p.SET_QUEUE,
+}  # fmt: skip
 READ_ONLY = {
     "in_phy_port", "eth_type", "nw_proto", "ip_frag", "tcp_flags", "inner_vlan_tci", "inner_vlan_vid",
     "inner_vlan_pcp", "actset_output", "conj_id", "mpls_bos",
@@ -67,7 +74,7 @@ class Targets:
     table: int
     group: Callable[[int], int]  # address by number; 0 when there is none
     meter: Callable[[int], int]
-    blob: Callable[[bytes], int] = lambda _data: 0  # address of bytes that operations refer to
+    blob: Callable[[bytes], int]  # address of bytes that operations refer to
     miss: bool = False  # the flow is what a table does with packets that no other matches
 
 
@@ -81,17 +88,39 @@ class Program:
     meters: set[int] = field(default_factory=set)
     ports: set[int] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)  # prerequisites of what is set and read, as the flow must match them
-    conjunctive: bool = False
+    codes: set[int] = field(default_factory=set)  # of its operations, those inside others left out
+    depth: int = 0  # of programs around it
     retyped: bool = False  # from here on packets are of another type than what is matched
     targets: Targets | None = None
 
     def add(self, code: int, a: int = 0, b: int = 0, *words: int) -> None:
+        """Add an operation. Raises OpenFlowError when it has too many words."""
+        if 1 + len(words) > p.WORDS_MAX:
+            raise bad(ACTION_TOO_MANY, f"an action that takes {1 + len(words)} words: {p.WORDS_MAX} are the most")
         self.operations += p.operation(code, a, b, words)
+        self.codes.add(code)
+
+    def add_inner(self, code: int, inner: Program) -> None:
+        """Add an operation that holds a program, and note what that needs and names."""
+        self.take(inner)
+        self.add(code, 0, len(inner.operations) + 1)
+        self.operations += [*inner.operations, p.END]
 
     def need(self, row: Field) -> None:
         """Note that packets have to have a field here."""
         if row.needs and not self.retyped and not row.needs.startswith(("vlan", "qinq")):
             self.needs.add(row.needs)
+
+    def inside(self) -> Program:
+        """An empty program to be a part of this one. Raises OpenFlowError when that goes too deep."""
+        if self.depth == DEPTH_MAX:
+            raise bad(ACTION_TOO_MANY, f"actions within actions more than {DEPTH_MAX} deep")
+        return Program(targets=self.targets, depth=self.depth + 1)
+
+    @property
+    def is_conjunctive(self) -> bool:
+        """Whether the flow is a part of conjunctive matches."""
+        return p.CONJUNCTION in self.codes
 
     def take(self, inner: Program) -> None:
         """Note what another program, which is a part of this one, needs and names."""
@@ -376,19 +405,22 @@ def compile_instructions(data: bytes | memoryview, targets: Targets) -> Program:
     if CLEAR_ACTIONS in found:
         made.add(p.CLEAR)
     if WRITE_ACTIONS in found and len(found[WRITE_ACTIONS]) > 4:
-        inner = Program(targets=targets)
+        inner = made.inside()
         compile_actions(inner, found[WRITE_ACTIONS][4:])
-        made.take(inner)
-        made.add(p.WRITE, 0, len(inner.operations) + 1)
-        made.operations += [*inner.operations, p.END]
+        if not inner.codes <= IN_ACTION_SET:
+            names = ", ".join(p.NAMES[code].lower() for code in sorted(inner.codes - IN_ACTION_SET))
+            raise bad(ACTION_BAD_TYPE, f"write-actions: {names} cannot be in an action set")
+        made.add_inner(p.WRITE, inner)
     if WRITE_METADATA in found:
         value, mask = struct.unpack_from("!QQ", found[WRITE_METADATA], 4)
         set_field(made, BY_NAME["metadata"], value & mask, mask)
     if GOTO_TABLE in found:
         table = found[GOTO_TABLE][0]
-        if not targets.table < table <= LAST_TABLE:
+        if not targets.table < table < TABLES:
             raise _bad_instruction(INSTRUCTION_BAD_TABLE, f"goto table {table} from table {targets.table}")
         made.add(p.GOTO, table)
+    if made.is_conjunctive and made.codes != {p.CONJUNCTION}:
+        raise bad(ACTION_BAD_ARG, "conjunction: a flow that is a part of conjunctive matches does nothing else")
     return made
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from penstock.engine.client import EngineClient
-from penstock.engine.flow_region import FlowRegion, make_region, map_region
+from penstock.engine.flow_region import FlowRegion, RegionError, make_region, map_region
 from penstock.engine.flow_tables import FlowTables, expired
 from penstock.machine import monotonic_ns
+from penstock.openflow import ports as port_codec
+from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.host import BridgeHost
 from penstock.ports.spec import BridgeSpec, PortState
 from penstock.switch.engine_link import EngineLink
@@ -36,6 +38,7 @@ class Agent:
         self._region_fd = -1
         self._cycles_hz = 0
         self._client: EngineClient | None = None
+        self._configs: dict[str, int] = {}  # of the ports of the engine that was found, by name
         self._found: dict[str, FlowTables] = {}  # of a control process before this one, by bridge
         link.on_drop = self._detach
 
@@ -47,14 +50,14 @@ class Agent:
         self._cycles_hz = info["cycles_hz"]
         if self._region is None:
             self._take_region(info)
+            configs = await self._link.call(lambda client: client.port_configs())
+            self._configs = {name: port_codec.from_datapath(config) for name, config in configs.items()}
         if not info["flow_region"]:
             path = f"/proc/{os.getpid()}/fd/{self._region_fd}"
             await self._link.call(lambda client: client.use_flow_region(path))
         assert self._region is not None
         self._client = client
         self._region.set_workers(client.worker_rows())
-        asyncio.get_running_loop().add_reader(client.packet_in_fd, self._read_packet_ins)
-        self._read_packet_ins()
 
     def _take_region(self, info: Mapping[str, Any]) -> None:
         if info["flow_region"]:
@@ -90,21 +93,35 @@ class Agent:
             if name not in present:
                 continue
             if name not in self.hosts:
-                self.hosts[name] = self._make(spec, self._region)
+                try:
+                    self.hosts[name] = self._make(spec, self._region)
+                except RegionError as error:
+                    LOG.error("bridge %s: no flow tables, so NORMAL forwards: %s", name, error)
+                    continue
             host = self.hosts[name]
             await host.configure(spec)
             address = host.bridge.tables.address
             await self._link.call(lambda client, name=name, address=address: client.set_pipeline(name, address))  # type: ignore[misc]
         for name in list(self._found):
             if name not in desired.bridges:
-                self._found.pop(name).destroy()
+                tables = self._found.pop(name)
+                OpenFlowBridge(self._region, tables, self._cycles_hz, lambda _entry, _reason: None).destroy()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take packet-ins from now on; bridges are there to take them."""
+        if self._client is not None:
+            asyncio.get_running_loop().add_reader(self._client.packet_in_fd, self._read_packet_ins)
+            self._read_packet_ins()
 
     def _make(self, spec: BridgeSpec, region: FlowRegion) -> BridgeHost:
         tables = self._found.pop(spec.name, None)
         fresh = tables is None
         if tables is None:
             tables = FlowTables.create(region, spec.name)
-        host = BridgeHost(spec, self._link, region, tables, self._rundir, self._cycles_hz, self._packet_outs)
+        host = BridgeHost(
+            spec, self._link, region, tables, self._rundir, self._cycles_hz, self._packet_outs, self._configs
+        )
         if fresh:
             host.add_default()
         else:
@@ -151,12 +168,13 @@ class Agent:
         if self._region is None:
             return
         self._region.run_deferred()
-        gone = expired(int(monotonic_ns()))
-        if gone:
-            owners = {host.bridge.tables.address: host for host in self.hosts.values()}
-            for address, addresses in self._region.by_pipeline(gone).items():
-                host = owners.get(address)
-                if host is not None:
-                    host.bridge.expire(addresses)
+        hosts = {host.bridge.tables.address: host for host in self.hosts.values()}
+        while gone := expired(int(monotonic_ns())):
+            owned = {address: flows for address, flows in self._region.by_pipeline(gone).items() if address in hosts}
+            for address, flows in owned.items():
+                hosts[address].bridge.expire(flows)
+            if not owned:
+                break
         for host in self.hosts.values():
+            host.release_sent()
             host.check_alone()

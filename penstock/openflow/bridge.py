@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_region import FlowRegion, RegionError
-from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
+from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, TABLES, FlowEntry, FlowTables
 from penstock.engine.group_tables import Band, Bucket, GroupTable, MeterTable
 from penstock.machine import monotonic_ns
 from penstock.openflow.actions import (
@@ -46,7 +46,6 @@ from penstock.openflow.wire import (
 )
 from penstock.packet.fields import KEY_SIZE, PREREQUISITES
 
-LAST_TABLE = 254
 PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
 FAIL_OPEN = 0xF0F0F0
 BUCKET_HEAD = 16
@@ -78,12 +77,13 @@ class OpenFlowBridge:
         self._compiled: dict[tuple[bytes, int, bool], Program] = {}
 
     def resume(self) -> None:
-        """Learn what the actions read of packets in a pipeline that another control process made."""
+        """Go on with a pipeline that another control process made: learn what its actions read of packets."""
         reads = 0
         for program in self.region.programs():
             reads |= self._compile(self.region.source(program), ANY_TABLE).reads
         if reads:
             self.tables.reads(reads.to_bytes(KEY_SIZE, "big"))
+        self.tables.set_every_miss(MISS_DROP)
 
     def destroy(self) -> None:
         """Give all of it back; the engine uses it no more."""
@@ -141,15 +141,15 @@ class OpenFlowBridge:
             )
 
     def _add(self, mod: FlowMod) -> tuple[Event, int]:
-        if not 0 <= mod.table <= LAST_TABLE:
+        if not 0 <= mod.table < TABLES:
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
         program = self._program(
             mod.instructions, mod.table, mod.match.key, mod.priority == 0 and not any(mod.match.mask)
         )
         if mod.flags & CHECK_OVERLAP:
             key, mask = mod.match.key, mod.match.mask
-            for other in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
-                if (other.key, other.mask) != (key, mask):
+            for some in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
+                if any((other.key, other.mask) != (key, mask) for other in some):
                     why = f"a flow of priority {mod.priority} in table {mod.table} overlaps"
                     raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_OVERLAP, why)
         event = Event.ADDED
@@ -185,20 +185,23 @@ class OpenFlowBridge:
         return made
 
     def _selected(self, mod: FlowMod, strict: bool) -> Iterator[FlowEntry]:
-        table = ANY_TABLE if mod.table == ALL_TABLES else mod.table
-        key, mask = mod.match.key, mod.match.mask
-        if strict and table != ANY_TABLE:
-            address = self.tables.find(table, mod.priority, key, mask)
-            found: Iterator[FlowEntry] = iter([self.tables.read(address)] if address else [])
+        if strict and mod.table != ALL_TABLES:
+            address = self.tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask)
+            found = [self.tables.read(address)] if address else []
         else:
-            found = self.tables.scan(table, key, mask, cookie=mod.cookie, cookie_mask=mod.cookie_mask)
+            found = [entry for some in self._scan(mod) for entry in some]
         for entry in found:
             if entry.priority > PRIORITY_MAX:
                 continue
-            if strict and (entry.priority, entry.mask) != (mod.priority, mask):
+            if strict and (entry.priority, entry.mask) != (mod.priority, mod.match.mask):
                 continue
             if (entry.cookie ^ mod.cookie) & mod.cookie_mask == 0 and self.sends(entry, mod.out_port, mod.out_group):
                 yield entry
+
+    def _scan(self, what: FlowMod | Select) -> Iterator[list[FlowEntry]]:
+        table = ANY_TABLE if what.table == ALL_TABLES else what.table
+        match = what.match
+        return self.tables.scan(table, match.key, match.mask, cookie=what.cookie, cookie_mask=what.cookie_mask)
 
     def sends(self, entry: FlowEntry, port: int, group: int) -> bool:
         """Whether a flow's instructions output to a port and a group; the ANY_ ones ask nothing."""
@@ -225,7 +228,7 @@ class OpenFlowBridge:
             if not PREREQUISITES[need](key):
                 why = f"the actions are for packets that are {need.replace('|', ' or ')}, which the match does not say"
                 raise OpenFlowError(ErrorType.BAD_ACTION, ACTION_MATCH_INCONSISTENT, why)
-        if made.conjunctive:
+        if made.is_conjunctive:
             self.tables.set_conjunctive(table)
         return self._store(made, instructions)
 
@@ -236,7 +239,7 @@ class OpenFlowBridge:
 
     def packet_out_program(self, instructions: bytes) -> int:
         """The program for a packet-out's actions. Raises OpenFlowError."""
-        return self._store(self._compile(instructions, ANY_TABLE), instructions)
+        return self._store(self._compile(instructions, 0), instructions)
 
     # Groups and meters
 
@@ -293,7 +296,7 @@ class OpenFlowBridge:
         self.region.run_deferred()
 
     def _remove_users(self, names: Callable[[Program], bool]) -> None:
-        gone = [entry for entry in self.tables.scan() if names(self._of(entry))]
+        gone = [entry for entry in self.tables.flows() if names(self._of(entry))]
         for entry in gone:
             self.tables.remove(entry.address)
         self.tables.commit()
@@ -320,7 +323,7 @@ class OpenFlowBridge:
 
     def _references(self, named: Callable[[Program], set[int]]) -> dict[int, int]:
         found: dict[int, int] = {}
-        for entry in self.tables.scan():
+        for entry in self.tables.flows():
             for number in named(self._of(entry)):
                 found[number] = found.get(number, 0) + 1
         return found
@@ -333,33 +336,35 @@ class OpenFlowBridge:
 
     # The switch's own flows
 
-    def set_fail_open(self, wanted: bool) -> None:
+    @property
+    def is_fail_open(self) -> bool:
         """Whether NORMAL forwards everything, whatever the flows say."""
-        present = self.tables.find(0, FAIL_OPEN, EMPTY.key, EMPTY.mask)
-        if wanted == bool(present):
+        return bool(self.tables.find(0, FAIL_OPEN, EMPTY.key, EMPTY.mask))
+
+    def set_fail_open(self, wanted: bool) -> None:
+        """Have that so, or not."""
+        if wanted == self.is_fail_open:
             return
         if wanted:
             program = self._program(normal_instructions(), 0, EMPTY.key, False)
             self.tables.add(0, FAIL_OPEN, EMPTY.key, EMPTY.mask, program)
         else:
-            self.tables.remove(present)
+            self.tables.remove(self.tables.find(0, FAIL_OPEN, EMPTY.key, EMPTY.mask))
         self.tables.commit()
 
     # Statistics
 
-    def visible(self) -> Iterator[FlowEntry]:
-        """All flows but the switch's own."""
-        return (entry for entry in self.tables.scan() if entry.priority <= PRIORITY_MAX)
+    def flows(self, select: Select) -> Iterator[list[FlowEntry]]:
+        """The flows that a request is about, some at a time; what is read of a list is read before others have a turn.
 
-    def flows(self, select: Select) -> Iterator[FlowEntry]:
-        """The flows that a request is about."""
-        table = ANY_TABLE if select.table == ALL_TABLES else select.table
-        match = select.match
-        for entry in self.tables.scan(
-            table, match.key, match.mask, cookie=select.cookie, cookie_mask=select.cookie_mask
-        ):
-            if entry.priority <= PRIORITY_MAX and self.sends(entry, select.out_port, select.out_group):
-                yield entry
+        Those of the switch itself are left out.
+        """
+        for some in self._scan(select):
+            yield [
+                entry
+                for entry in some
+                if entry.priority <= PRIORITY_MAX and self.sends(entry, select.out_port, select.out_group)
+            ]
 
     def instructions(self, entry: FlowEntry) -> bytes:
         """A flow's instructions as OpenFlow 1.3 writes them."""

@@ -99,7 +99,6 @@ class State:
     connected: bool = False
     since: float = 0.0  # time.monotonic() of the last change
     error: str = ""
-    attempts: int = 0
 
 
 class Connection:
@@ -150,7 +149,6 @@ class Connection:
         while True:
             await asyncio.sleep(pause)
             pause = min(max(pause * 2, BACKOFF_FIRST), self._max_backoff)
-            self.state.attempts += 1
             try:
                 reader, writer = await asyncio.wait_for(self._connect(), CONNECT_SECONDS)
             except (OSError, TimeoutError) as error:

@@ -44,7 +44,7 @@ ERROR_BAD_ID, ERROR_EXISTS, ERROR_BAD_TYPE, ERROR_UNSUPPORTED, ERROR_XID, ERROR_
     2310,
     2311,
 )
-BUNDLED_MAX = 1_000_000
+BUNDLES_MAX, BUNDLED_MAX = 16, 1_000_000  # bundles of a session, and messages of one
 
 
 def _unknown(what: str, number: int) -> OpenFlowError:
@@ -158,12 +158,13 @@ def _control(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
     if what == OPEN:
         if number in session.bundles:
             raise _bundle_error(ERROR_EXISTS, f"bundle {number} is open already")
+        if len(session.bundles) >= BUNDLES_MAX:
+            raise _bundle_error(ERROR_FAILED, f"{BUNDLES_MAX} bundles are open, the most there can be")
         session.bundles[number] = []
     elif what == CLOSE:
-        session.bundles.setdefault(number, [])
+        _opened(session, number)
     elif what == COMMIT:
-        if number not in session.bundles:
-            raise _bundle_error(ERROR_BAD_ID, f"bundle {number} is not open")
+        _opened(session, number)
         _commit(session, session.bundles.pop(number), raw.xid)
     elif what == DISCARD:
         session.bundles.pop(number, None)
@@ -171,6 +172,13 @@ def _control(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
         raise _bundle_error(ERROR_BAD_TYPE, f"bundle control {what} is unknown")
     reply = struct.pack("!IIIHH", ONF_ID, BUNDLE_CONTROL, number, what + 1, flags)
     return [message(session.version, Type.EXPERIMENTER, raw.xid, reply)]
+
+
+def _opened(session: Session, number: int) -> list[Raw]:
+    """The messages of an open bundle. Raises OpenFlowError when it is not."""
+    if number not in session.bundles:
+        raise _bundle_error(ERROR_BAD_ID, f"bundle {number} is not open")
+    return session.bundles[number]
 
 
 def _add(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
@@ -185,7 +193,7 @@ def _add(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
         raise _bundle_error(ERROR_XID, f"a bundled message has transaction {xid:#x}, not {raw.xid:#x}")
     if version != session.version or TYPES[session.version].get(kind) not in BUNDLED:
         raise _bundle_error(ERROR_UNSUPPORTED, f"a message of type {kind} cannot be in a bundle")
-    held = session.bundles.setdefault(number, [])
+    held = _opened(session, number)
     if len(held) >= BUNDLED_MAX:
         raise _bundle_error(ERROR_FAILED, f"bundle {number} has {BUNDLED_MAX} messages, the most there can be")
     held.append(Raw(version, kind, xid, inner[:length]))

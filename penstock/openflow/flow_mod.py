@@ -9,6 +9,7 @@ from penstock.engine.flow_tables import FlowEntry
 from penstock.openflow.match import Match
 
 SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
+FLAGS_KNOWN = 0x1F
 ALL_TABLES = 0xFF
 ANY_PORT = ANY_GROUP = 0xFFFFFFFF
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import socket
 import time
 from collections import deque
@@ -35,18 +36,29 @@ from penstock.openflow.text_actions import show_instructions
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import TextError, show_match
 from penstock.openflow.text_program import show_operation
-from penstock.openflow.wire import OF10, OF13, ErrorType, OpenFlowError
+from penstock.openflow.wire import BAD_PACKET, BAD_PORT, OF10, OF13, ErrorType, OpenFlowError
 from penstock.ports.spec import BridgeSpec, PortState
 from penstock.switch.engine_link import EngineLink
 
 LOG = logging.getLogger(__name__)
 VERSIONS = {"OpenFlow10": OF10, "OpenFlow13": OF13}
 FAIL_OPEN_PROBES = 3  # silent probes after which a standalone bridge goes on alone
-BAD_PORT, BAD_PACKET = 11, 12
 STALE = 0
 QUIET_POLL = 20e-6
 QUIET_SECONDS = 5.0
 HALF = 1 << 63
+
+
+# Settings that a change of makes connections anew.
+OF_CONNECTIONS = (
+    "private_key", "certificate", "ca_cert", "max_backoff", "protocols", "inactivity_probe", "controller_rate_limit",
+    "controller_burst_limit",
+)  # fmt: skip
+
+
+def has_controllers(spec: BridgeSpec) -> bool:
+    """Whether controllers are connected to: tools that are waited for leave a bridge to itself."""
+    return any(not parse_target(text).is_passive for text in spec.controllers)
 
 
 class BridgeHost:
@@ -61,6 +73,7 @@ class BridgeHost:
         rundir: Path,
         cycles_hz: int,
         packet_outs: Callable[[], tuple[int, int]],
+        configs: Mapping[str, int],
     ) -> None:
         self.spec = spec
         self.bridge = OpenFlowBridge(region, tables, cycles_hz, self._tell_flow_removed)
@@ -70,7 +83,7 @@ class BridgeHost:
         self.connections: dict[str, Connection] = {}
         self._link, self._region, self._rundir = link, region, rundir
         self._packet_outs = packet_outs  # bytes of packet-outs that were written and that were sent
-        self._configs: dict[str, int] = {}  # by port name: what OpenFlow forbids it
+        self._configs = dict(configs)  # by port name: what OpenFlow forbids it
         self._since: dict[str, int] = {}
         self._generation: int | None = None
         self._sending: deque[tuple[int, int]] = deque()  # packet-outs: where their record ends in the ring, program
@@ -98,10 +111,8 @@ class BridgeHost:
 
     async def configure(self, spec: BridgeSpec) -> None:
         """Follow a change of the bridge's settings."""
-        had_controllers = bool(self.connections)
-        tls = ("private_key", "certificate", "ca_cert", "max_backoff", "protocols", "inactivity_probe")
-        anew = any(getattr(spec, key) != getattr(self.spec, key) for key in tls)
         before, self.spec = self.spec, spec
+        anew = any(getattr(spec, key) != getattr(before, key) for key in OF_CONNECTIONS)
         for text in list(self.connections):
             if anew or text not in spec.controllers:
                 await self.connections.pop(text).close()
@@ -111,7 +122,7 @@ class BridgeHost:
         if bool(before.flows) != bool(spec.flows):
             self.bridge.flow_mod(FlowMod(Command.DELETE_STRICT, 0, 0, EMPTY))
             self.add_default()
-        if had_controllers != bool(spec.controllers):
+        if has_controllers(before) != has_controllers(spec):
             self._alone_since = time.monotonic()
             self.flush()
         if self.ports:
@@ -149,10 +160,12 @@ class BridgeHost:
         """Go on with what a control process before this one had made."""
         self._applied = self.spec.flows
         self.bridge.resume()
+        if self.bridge.is_fail_open:
+            self._alone_since = -math.inf  # it goes on alone until a controller is there
 
     def add_default(self) -> None:
         """The flow of a bridge that nobody programs."""
-        if not self.spec.controllers and not self.spec.flows and self.spec.fail_mode == "standalone":
+        if not has_controllers(self.spec) and not self.spec.flows and self.spec.fail_mode == "standalone":
             self.bridge.flow_mod(FlowMod(0, 0, 0, EMPTY, normal_instructions()))
 
     async def close(self) -> None:
@@ -188,7 +201,7 @@ class BridgeHost:
     def check_alone(self) -> None:
         """Have NORMAL forward while a standalone bridge has lost its controllers. Called each second."""
         now = time.monotonic()
-        if self.is_controlled or not self.spec.controllers:
+        if self.is_controlled or not has_controllers(self.spec):
             self._alone_since = now
         patience = FAIL_OPEN_PROBES * (self.spec.inactivity_probe or 5)
         alone = self.spec.fail_mode == "standalone" and now - self._alone_since >= patience
@@ -220,7 +233,7 @@ class BridgeHost:
             for other in self.sessions:
                 if other.role == MASTER and other is not session:
                     other.role = SLAVE
-        session.role = role if role in (EQUAL, MASTER, SLAVE) else session.role
+        session.role = role
         self.interests_changed()
 
     # Ports
@@ -334,20 +347,25 @@ class BridgeHost:
         self._region.hold(program)
         address = self.bridge.tables.address
 
-        def send(client: EngineClient) -> tuple[int, int]:
+        def send(client: EngineClient) -> int:
             try:
                 client.run_program(frame, number, address, program)
             except ValueError as error:
                 raise EngineError(str(error)) from error
-            return client.packet_outs_written(), client.packet_outs_sent()
+            return client.packet_outs_written()
 
         try:
-            written, sent = await self._link.call(send)
+            written = await self._link.call(send)
         except EngineError as error:
             self._region.drop_reference(program)
             raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PACKET, str(error)) from error
         self._sending.append((written, program))
-        while self._sending and self._sending[0][0] <= sent:
+        self.release_sent()
+
+    def release_sent(self) -> None:
+        """Let go of the programs of packet-outs that workers have taken, or that ended with their engine."""
+        written, sent = self._packet_outs()
+        while self._sending and not sent < self._sending[0][0] <= written:
             done = self._sending.popleft()[1]
             self._region.defer(partial(self._region.drop_reference, done))
 
@@ -377,9 +395,14 @@ class BridgeHost:
     async def quiet(self) -> None:
         """Return when every worker forwards by the tables as they are now, and has sent all packet-outs."""
         turns = self._region.turns()
-        written = self._packet_outs()[0]
+        wanted, _ = self._packet_outs()
         deadline = time.monotonic() + QUIET_SECONDS
-        while not self._region.is_quiet_since(turns) or self._packet_outs()[1] < written:
+
+        def is_sent() -> bool:
+            written, sent = self._packet_outs()
+            return not sent < wanted <= written  # less was written: the engine is another one
+
+        while not self._region.is_quiet_since(turns) or not is_sent():
             if time.monotonic() > deadline:
                 LOG.error("%s: a worker did not begin a turn in %g s", self.spec.name, QUIET_SECONDS)
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow.actions import NX_LOAD, apply_instruction, bad, nicira, output_action, subfield
 from penstock.openflow.flow_mod import SEND_FLOW_REM, FlowMod
 from penstock.openflow.match import Builder, Wire, port_32
@@ -14,7 +15,6 @@ HEAD = struct.Struct("!HHHQHBxHH")
 TO_MATCH, TO_LOAD, TO_OUTPUT = range(3)
 BITS_MASK, TO_SHIFT, IMMEDIATE = 0x7FF, 11, 1 << 13
 KNOWN_FLAGS = 3  # send flow-removed, and delete what was learned with the flow that teaches (which is not done)
-LAST_TABLE = 254
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _load(wire: Wire, start: int, bits: int, value: int) -> bytes:
 def decode_learn(body: memoryview) -> Learn:
     """From the action's bytes behind its subtype. Raises OpenFlowError."""
     idle, hard, priority, cookie, flags, table, fin_idle, fin_hard = HEAD.unpack_from(body)
-    if flags & ~KNOWN_FLAGS or table > LAST_TABLE:
+    if flags & ~KNOWN_FLAGS or table >= TABLES:
         raise bad(ACTION_BAD_ARG, f"learn: flags {flags:#x} or table {table} are not there")
     specs = []
     at = HEAD.size

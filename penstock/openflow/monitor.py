@@ -96,9 +96,9 @@ def initial(bridge: OpenFlowBridge, monitors: list[Monitor]) -> Iterator[bytes]:
     """The flows that monitors which ask for that begin with."""
     for monitor in monitors:
         if monitor.flags & Flag.INITIAL:
-            for entry in bridge.flows(monitor.select):
-                change = Change(Event.ADDED, entry, bridge.instructions(entry))
-                yield _update(change, bool(monitor.flags & Flag.ACTIONS))
+            for some in bridge.flows(monitor.select):
+                changes = [Change(Event.ADDED, entry, bridge.instructions(entry)) for entry in some]
+                yield from [_update(change, bool(monitor.flags & Flag.ACTIONS)) for change in changes]
 
 
 def updates(

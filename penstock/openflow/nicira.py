@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 
 import penstock.datapath.pipeline.program as p
-from penstock.engine.flow_tables import mask_words
+from penstock.engine.flow_tables import TABLES, mask_words
 from penstock.openflow.actions import (
     CURRENT_TABLE,
     FOLLOWS,
@@ -35,7 +35,10 @@ IN_PORT_10 = 0xFFF8
 def _resubmit(made: Program, port: int, table: int) -> None:
     assert made.targets is not None
     number = 0 if port == IN_PORT_10 else port_32(port)
-    made.add(p.RESUBMIT, made.targets.table if table == CURRENT_TABLE else table, number)
+    table = made.targets.table if table == CURRENT_TABLE else table
+    if table >= TABLES:
+        raise bad(ACTION_BAD_ARG, f"resubmit to table {table}, which there is none of")
+    made.add(p.RESUBMIT, table, number)
 
 
 def _resubmit_port(made: Program, body: memoryview) -> None:
@@ -134,11 +137,9 @@ def _mpls_type(code: int) -> Callable[[Program, memoryview], None]:
 
 
 def _clone(made: Program, body: memoryview) -> None:
-    inner = Program(targets=made.targets)
+    inner = made.inside()
     compile_actions(inner, body[6:])
-    made.take(inner)
-    made.add(p.CLONE, 0, len(inner.operations) + 1)
-    made.operations += [*inner.operations, p.END]
+    made.add_inner(p.CLONE, inner)
 
 
 def _learn(made: Program, body: memoryview) -> None:
@@ -212,7 +213,6 @@ def _conjunction(made: Program, body: memoryview) -> None:
     clause, clauses, number = struct.unpack_from("!BBI", body)
     if not 2 <= clauses <= 64 or clause >= clauses:
         raise bad(ACTION_BAD_ARG, f"conjunction: clause {clause + 1} of {clauses}")
-    made.conjunctive = True
     made.add(p.CONJUNCTION, 0, number, clause | clauses << 8)
 
 

@@ -111,3 +111,8 @@ def changed(port: OfPort, mod: PortMod) -> int:
 def of_datapath(config: int) -> int:
     """The bits as workers look at them: a port that is down neither receives nor forwards."""
     return config | NO_RECV | NO_FWD if config & PORT_DOWN else config
+
+
+def from_datapath(config: int) -> int:
+    """And back, as far as they tell."""
+    return config & ~(NO_RECV | NO_FWD) if config & PORT_DOWN else config

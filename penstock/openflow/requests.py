@@ -5,26 +5,36 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow import ports as port_codec
 from penstock.openflow import stats
 from penstock.openflow.actions import apply_instruction
 from penstock.openflow.actions10 import actions_from_10, from_10
-from penstock.openflow.flow_mod import ANY_GROUP, ANY_PORT, FlowMod
+from penstock.openflow.flow_mod import ANY_GROUP, ANY_PORT, FLAGS_KNOWN, FlowMod
 from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
 from penstock.openflow.match import Match, decode_13, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10
 from penstock.openflow.session import EQUAL, LOG, MASTER, NOCHANGE, SLAVE, Asynchronous, Session, handles
-from penstock.openflow.wire import BAD_LEN, OF10, ErrorType, OpenFlowError, Raw, Type, message
+from penstock.openflow.wire import (
+    BAD_LEN,
+    BUFFER_UNKNOWN,
+    FLOW_MOD_BAD_FLAGS,
+    OF10,
+    ErrorType,
+    OpenFlowError,
+    Raw,
+    Type,
+    message,
+)
 from penstock.packet.fields import BY_NAME
 
-TABLES = 254
 CAPABILITIES_10 = 0x87  # flow, table and port statistics, addresses of ARP
 CAPABILITIES_13 = 0x0F  # flow, table, port and group statistics
 ACTIONS_10 = 0xFFF
 FRAG_MASK = 3
 CONFIG_KNOWN = 7
 BAD_CONFIG_FLAGS = 0
-NO_BUFFER, BUFFER_UNKNOWN = 0xFFFFFFFF, 8
+NO_BUFFER = 0xFFFFFFFF
 
 
 @handles(Type.HELLO)
@@ -95,6 +105,9 @@ def decode_flow_mod(session: Session, raw: Raw) -> FlowMod:
     )
     match, at = decode_13(body, 40)
     _check_buffer(buffer)
+    if flags & ~FLAGS_KNOWN:
+        why = f"flow-mod flags {flags & ~FLAGS_KNOWN:#x} are unknown"
+        raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_FLAGS, why)
     return FlowMod(
         command, table, priority, match, bytes(body[at:]), cookie, mask, idle, hard, flags, 0,
         port if command >= 3 else ANY_PORT, group if command >= 3 else ANY_GROUP,

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.engine.client import EngineError
 from penstock.engine.flow_tables import FlowEntry
 from penstock.engine.frames import PacketIn
 from penstock.openflow import ports as port_codec
@@ -26,7 +27,9 @@ from penstock.openflow.wire import (
     BAD_LEN,
     BAD_TYPE,
     BAD_VERSION,
+    EPERM,
     HELLO_INCOMPATIBLE,
+    IS_SLAVE,
     OF10,
     TYPES,
     ErrorType,
@@ -40,7 +43,6 @@ from penstock.openflow.wire import (
 LOG = logging.getLogger(__name__)
 READ_BYTES = 1 << 18
 UNSENT_MAX = 16 << 20  # bytes that a peer may leave unread before what it did not ask for is lost to it
-IS_SLAVE, EPERM = 10, 5
 NOCHANGE, EQUAL, MASTER, SLAVE = range(4)
 AWAKE_SECONDS = 300e-6  # waking up takes as long as the answer
 ANSWERS = 64  # replies written before the peer is waited for
@@ -202,12 +204,16 @@ class Session:
                 if index % ANSWERS == 0:
                     await self.writer.drain()
         except OpenFlowError as error:
-            LOG.info("%s: refused: %s", self.name, error)
-            self.writer.write(error.encode(self.version, raw.xid, raw.data))
+            self._refuse(raw, error)
+        except EngineError as error:
+            self._refuse(raw, OpenFlowError(ErrorType.BAD_REQUEST, EPERM, str(error)))
         except (struct.error, IndexError) as error:
-            short = OpenFlowError(ErrorType.BAD_REQUEST, BAD_LEN, f"the message is too short: {error}")
-            LOG.info("%s: refused: %s", self.name, short)
-            self.writer.write(short.encode(self.version, raw.xid, raw.data))
+            why = f"the message is too short: {error}"
+            self._refuse(raw, OpenFlowError(ErrorType.BAD_REQUEST, BAD_LEN, why))
+
+    def _refuse(self, raw: Raw, error: OpenFlowError) -> None:
+        LOG.info("%s: refused: %s", self.name, error)
+        self.writer.write(error.encode(self.version, raw.xid, raw.data))
 
     def check_writes(self) -> None:
         """Raises OpenFlowError when the session's role does not let it change anything."""

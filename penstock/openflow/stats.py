@@ -9,13 +9,13 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version as package_version
 
-from penstock.engine.flow_tables import FlowEntry
+from penstock.engine.flow_tables import FLOWS_MAX, FlowEntry
 from penstock.machine import monotonic_ns
 from penstock.openflow import groups
 from penstock.openflow import ports as port_codec
 from penstock.openflow.actions10 import to_10
-from penstock.openflow.bridge import OpenFlowBridge
-from penstock.openflow.flow_mod import ANY_PORT, Select
+from penstock.openflow.bridge import EMPTY, OpenFlowBridge
+from penstock.openflow.flow_mod import ALL_TABLES, ANY_PORT, Select
 from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
 from penstock.openflow.monitor import NXST_FLOW_MONITOR, decode, initial
@@ -26,6 +26,7 @@ from penstock.openflow.wire import (
     BAD_EXPERIMENTER,
     BAD_LEN,
     BAD_MULTIPART,
+    BAD_PORT,
     NICIRA_ID,
     OF10,
     OF13,
@@ -45,9 +46,6 @@ MORE = 1
 PART_MAX = 60000
 NANOSECONDS = 1_000_000_000
 NONE_16 = 0xFFFF
-TABLES = 254
-FLOWS_MAX = 1 << 22
-BAD_PORT = 11
 
 
 def parts(version: int, xid: int, kind: int, entries: Iterable[bytes], prefix: bytes = b"") -> Iterator[bytes]:
@@ -136,21 +134,32 @@ def flow_13(bridge: OpenFlowBridge, entry: FlowEntry, now: int) -> bytes:
     return head + body
 
 
+def _written(
+    bridge: OpenFlowBridge, select: Select, write: Callable[[OpenFlowBridge, FlowEntry, int], bytes]
+) -> Iterator[bytes]:
+    """The selected flows in a version's form. Others have a turn between the messages that they fill."""
+    now = int(monotonic_ns())
+    for some in bridge.flows(select):
+        yield from [write(bridge, entry, now) for entry in some]
+
+
 def aggregate(bridge: OpenFlowBridge, select: Select) -> bytes:
     """Packets, bytes and number of the selected flows: the body of every version's aggregate reply."""
     packets = octets = count = 0
-    for entry in bridge.flows(select):
-        of_flow = bridge.region.count(entry.number)
-        packets, octets, count = packets + of_flow[0], octets + of_flow[1], count + 1
+    for some in bridge.flows(select):
+        for entry in some:
+            of_flow = bridge.region.count(entry.number)
+            packets, octets, count = packets + of_flow[0], octets + of_flow[1], count + 1
     return struct.pack("!QQI4x", packets, octets, count)
 
 
 def tables(version: int, bridge: OpenFlowBridge) -> Iterator[bytes]:
     """One entry for each table."""
     counts: dict[int, int] = {}
-    for entry in bridge.visible():
-        counts[entry.table] = counts.get(entry.table, 0) + 1
-    for table, (lookups, matched) in enumerate(bridge.tables.table_counters()[:TABLES]):
+    for some in bridge.flows(Select(ALL_TABLES, EMPTY)):
+        for entry in some:
+            counts[entry.table] = counts.get(entry.table, 0) + 1
+    for table, (lookups, matched) in enumerate(bridge.tables.table_counters()):
         if version == OF10:
             name = (b"classifier" if table == 0 else b"table%d" % table).ljust(32, b"\0")
             yield struct.pack(
@@ -177,7 +186,6 @@ async def answer(session: Session, raw: Raw) -> Iterable[bytes]:
     kind, _flags = struct.unpack_from("!HH", raw.body)
     body = raw.body[4 if version == OF10 else 8 :]
     bridge = session.host.bridge
-    now = int(monotonic_ns())
     if kind == PORT:
         return parts(version, xid, kind, await _ports(session, body))
     if kind == EXPERIMENTER:
@@ -185,7 +193,7 @@ async def answer(session: Session, raw: Raw) -> Iterable[bytes]:
     if kind == FLOW:
         chosen = select_10(body) if version == OF10 else select_13(body)
         write = flow_10 if version == OF10 else flow_13
-        return parts(version, xid, kind, (write(bridge, each, now) for each in bridge.flows(chosen)))
+        return parts(version, xid, kind, _written(bridge, chosen, write))
     if kind == AGGREGATE:
         return parts(version, xid, kind, [aggregate(bridge, select_10(body) if version == OF10 else select_13(body))])
     if kind == DESC:
@@ -198,7 +206,8 @@ async def answer(session: Session, raw: Raw) -> Iterable[bytes]:
         entries = [port_codec.describe(version, port) for _, port in sorted(session.host.ports.items())]
         return parts(version, xid, kind, entries)
     if version == OF13 and kind in REQUESTS_13:
-        return parts(version, xid, kind, REQUESTS_13[kind](session, body))
+        # Whole, for others have a turn between the messages, and a group may be gone then.
+        return parts(version, xid, kind, list(REQUESTS_13[kind](session, body)))
     raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_MULTIPART, f"statistics of type {kind} are not there")
 
 
@@ -224,9 +233,9 @@ def _nicira(session: Session, raw: Raw, body: memoryview) -> Iterable[bytes]:
         raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_EXPERIMENTER, f"experimenter {vendor:#x} is unknown")
     # In 1.0 the header of Nicira's statistics has 4 bytes of padding.
     start, prefix = (12, struct.pack("!II4x", vendor, subtype)) if session.version == OF10 else (8, bytes(body[:8]))
-    bridge, now = session.host.bridge, int(monotonic_ns())
+    bridge = session.host.bridge
     if subtype == NX_FLOW:
-        entries = (flow_nx(bridge, each, now) for each in bridge.flows(select_nx(body[start:])))
+        entries = _written(bridge, select_nx(body[start:]), flow_nx)
         return parts(session.version, raw.xid, EXPERIMENTER, entries, prefix)
     if subtype == NX_AGGREGATE:
         return parts(session.version, raw.xid, EXPERIMENTER, [aggregate(bridge, select_nx(body[start:]))], prefix)

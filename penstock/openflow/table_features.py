@@ -5,11 +5,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from penstock.engine.flow_tables import FLOWS_MAX, TABLES
 from penstock.openflow.actions import ACTIONS, FOLLOWS, GOTO_TABLE, METER, READ_ONLY
 from penstock.packet.fields import FIELDS, Field
 
-TABLES = 254
-FLOWS_MAX = 1 << 22
 (
     INSTRUCTIONS, INSTRUCTIONS_MISS, NEXT_TABLES, NEXT_TABLES_MISS, WRITE_ACTIONS, WRITE_ACTIONS_MISS, APPLY_ACTIONS,
     APPLY_ACTIONS_MISS, MATCH, _NONE, WILDCARDS, _NONE2, WRITE_SETFIELD, WRITE_SETFIELD_MISS, APPLY_SETFIELD,

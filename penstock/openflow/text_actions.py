@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow.actions import (
     APPLY_ACTIONS,
     CLEAR_ACTIONS,
@@ -138,7 +139,7 @@ def _resubmit(text: str, names: Names) -> bytes:
         return nicira(NX_RESUBMIT, struct.pack("!H4x", port_16(parse_port(text, names))))
     port_text, _, table_text = text.strip("()").partition(",")
     port = port_16(parse_port(port_text, names)) if port_text else IN_PORT_16
-    table = number(table_text, "resubmit: table", 254) if table_text else CURRENT_TABLE
+    table = number(table_text, "resubmit: table", TABLES - 1) if table_text else CURRENT_TABLE
     return nicira(NX_RESUBMIT_TABLE, struct.pack("!HB3x", port, table))
 
 
@@ -298,7 +299,7 @@ def parse_instructions(text: str, names: Names) -> bytes:
     others = bytearray()
     for name, operand in split_words(text):
         if name == "goto_table":
-            others += _instruction(GOTO_TABLE, struct.pack("!B3x", number(operand, "goto_table", 254)))
+            others += _instruction(GOTO_TABLE, struct.pack("!B3x", number(operand, "goto_table", TABLES - 1)))
         elif name == "meter":
             others += _instruction(METER, struct.pack("!I", number(operand, "meter", 0xFFFFFFFF)))
         elif name == "clear_actions":

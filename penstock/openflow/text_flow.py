@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penstock.engine.flow_tables import FlowEntry
+from penstock.engine.flow_tables import TABLES, FlowEntry
 from penstock.machine import monotonic_ns
 from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import (
@@ -33,7 +33,13 @@ FLAGS = {
     "no_packet_counts": NO_PACKET_COUNTS,
     "no_byte_counts": NO_BYTE_COUNTS,
 }
-_LIMITS = {"table": 254, "priority": 0xFFFF, "idle_timeout": 0xFFFF, "hard_timeout": 0xFFFF, "importance": 0xFFFF}
+_LIMITS = {
+    "table": TABLES - 1,
+    "priority": 0xFFFF,
+    "idle_timeout": 0xFFFF,
+    "hard_timeout": 0xFFFF,
+    "importance": 0xFFFF,
+}
 _IGNORED = {"duration", "n_packets", "n_bytes", "idle_age", "hard_age"}
 GROUP_TYPES = {ALL: "all", SELECT: "select", INDIRECT: "indirect", FAST_FAILOVER: "ff"}
 NANOSECONDS = 1_000_000_000
@@ -89,7 +95,7 @@ def parse_select(text: str, names: Mapping[str, int]) -> Select:
     table, cookie, cookie_mask, out_port, out_group = ALL_TABLES, 0, 0, ANY_PORT, ANY_GROUP
     for key, value in split(text):
         if key == "table":
-            table = _number(key, value, 254)
+            table = _number(key, value, TABLES - 1)
         elif key == "cookie":
             number, _, mask = (value or "").partition("/")
             cookie = _number(key, number, (1 << 64) - 1)

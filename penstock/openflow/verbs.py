@@ -51,7 +51,8 @@ class FlowVerbs:
             select = parse_select(str(request.get("match") or ""), names)
         except TextError as error:
             raise VerbError(str(error)) from error
-        entries = sorted(host.bridge.flows(select), key=lambda each: (each.table, -each.priority))
+        found = [entry for some in host.bridge.flows(select) for entry in some]
+        entries = sorted(found, key=lambda each: (each.table, -each.priority))
         return [show_flow(host.bridge, each, numbers) for each in entries]
 
     async def groups(self, request: Request) -> list[dict[str, Any]]:

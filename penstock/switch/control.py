@@ -128,7 +128,8 @@ class Control:
                 outcomes = apply(client, repairs(actual, desired)) if repair else []
                 changes = plan(client.bridges(), client.ports() if outcomes else actual, desired)
                 additions: list[Change] = [change for change in changes if isinstance(change, AddPort)]
-                return outcomes + apply(client, [each for each in changes if each not in additions]), additions
+                others = [change for change in changes if not isinstance(change, AddPort)]
+                return outcomes + apply(client, others), additions
 
             outcomes, additions = await self.link.call(carry_out)
             await self.follower.bridges(desired)

@@ -6,10 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+LISTEN_SECONDS = 0.3  # until a listener listens, and until it has heard
 OF13 = ("-O", "OpenFlow13")
 
 
@@ -40,11 +44,20 @@ class Ofctl:
         assert found, f"ovs-ofctl {' '.join(words)} was not refused: {done.stdout}{done.stderr}"
         return found.group(1)
 
-    def background(self, *words: str) -> subprocess.Popen[str]:
-        """The command, running, with its output in a pipe."""
-        return subprocess.Popen(
+    @contextmanager
+    def listening(self, *words: str) -> Iterator[list[str]]:
+        """Have a command that listens run meanwhile; afterwards the list has what it said."""
+        said: list[str] = []
+        process = subprocess.Popen(
             ["ovs-ofctl", *words], env=self._environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        try:
+            time.sleep(LISTEN_SECONDS)
+            yield said
+            time.sleep(LISTEN_SECONDS)
+        finally:
+            process.terminate()
+            said.append(process.communicate(timeout=5)[0])
 
     def flows(self, bridge: str, *options: str, match: str = "") -> list[str]:
         """The flows without what changes by itself."""

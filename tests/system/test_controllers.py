@@ -78,6 +78,11 @@ def test_a_learning_switch_on_os_ken(tmp_path: Path, version: str) -> None:
         controller.wait()
         eventually("the loss is noticed", lambda: states(lab) == ["disconnected"], 10)
         assert reaches(lab, "one", "two", 5), "flows outlive the controller"
+        there = ofctl.flows("br0")
+        lab.switch.await_return("control", lab.switch.kill("control"))
+        eventually("the control process answers", lambda: ofctl.run("show", "br0").returncode == 0, 15)
+        assert ofctl.flows("br0") == there, "and the control process"
+        assert reaches(lab, "one", "two", 5)
         start_controller(lab, version)
         eventually("it is connected again", lambda: "session" in states(lab), 15)
 
@@ -87,12 +92,24 @@ def test_a_standalone_bridge_goes_on_alone_and_comes_back(tmp_path: Path) -> Non
     with laboratory(tmp_path, config) as lab:
         assert not reaches(lab, "one", "two")
         eventually("NORMAL forwards", lambda: reaches(lab, "one", "two"), 15)
+        lab.switch.await_return("control", lab.switch.kill("control"))
+        assert reaches(lab, "one", "two", 10), "a control process that is new to it does not begin to wait again"
         start_controller(lab, "1.3")
         eventually("the controller is connected", lambda: "session" in states(lab), 15)
         ofctl = Ofctl(lab.switch.rundir)
         eventually("its flow is there", lambda: any("CONTROLLER" in flow for flow in ofctl.flows("br0")))
         eventually("hosts reach each other through it", lambda: reaches(lab, "one", "two"), 15)
         assert ofctl.counted("br0", "table=0")[0] > 0
+
+
+def test_tools_that_are_waited_for_leave_a_bridge_to_itself(tmp_path: Path) -> None:
+    """With nobody to connect to there is no loss to be noticed: what a tool says holds."""
+    config = bridge(controllers='["ptcp:6655:127.0.0.1"]', inactivity_probe="1")
+    with laboratory(tmp_path, config) as lab:
+        assert reaches(lab, "one", "two")
+        lab.site.run("ovs-ofctl", "add-flow", "tcp:127.0.0.1:6655", "priority=9,icmp,actions=drop")
+        time.sleep(4)  # longer than three probes
+        assert not reaches(lab, "one", "two")
 
 
 def make_keys(directory: Path) -> None:

@@ -72,6 +72,9 @@ class FakeEngine:
         assert bridge in self.kept_bridges
         self.pipelines[bridge] = address
 
+    def port_configs(self) -> dict[str, int]:
+        return {}
+
     def worker_rows(self) -> list[Any]:
         return []
 

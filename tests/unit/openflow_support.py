@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.engine.flow_region import FlowRegion, make_region, map_region, unmap_region
 from penstock.engine.flow_tables import FlowTables
-from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
+from penstock.openflow import experimenter, requests, stats  # noqa: F401 - their handlers register themselves
 from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.ports import OfPort
 from penstock.openflow.session import Session
-from penstock.openflow.wire import OF10, OF13, Type, message
+from penstock.openflow.wire import OF10, OF13, Raw, Type, message
 
 PORTS = {1: OfPort(1, "p1", "02:00:00:00:00:01", True), 2: OfPort(2, "p2", "02:00:00:00:00:02", False)}
 
@@ -57,7 +57,7 @@ class FakeHost:
         self.region = FlowRegion()
         self.tables = FlowTables.create(self.region, "br0")
         self.removed: list[object] = []
-        self.bridge = OpenFlowBridge(self.region, self.tables, 10**9, lambda *told: self.removed.append(told))
+        self.bridge = OpenFlowBridge(self.region, self.tables, 4 * 10**9, lambda *told: self.removed.append(told))
         self.ports = dict(PORTS)
         self.packets: list[tuple[bytes, int, bytes]] = []
 
@@ -89,6 +89,16 @@ class FakeHost:
     def talk(self, data: bytes, version: int = OF13, service: bool = True) -> bytes:
         """What a session answers to bytes, after it greeted in this version."""
         return asyncio.run(self._talk(data, version, service))
+
+    def replies(self, body: bytes, version: int) -> Iterator[bytes]:
+        """The answers to a request for statistics, each made when it is asked for."""
+        raw = Raw(version, 0, 1, bytes(8) + body)
+
+        async def ask() -> Iterable[bytes]:
+            session = Session(self, asyncio.StreamReader(), Writer(), (version,), "test", True, version=version)  # type: ignore[arg-type]
+            return await stats.answer(session, raw)
+
+        return iter(asyncio.run(ask()))
 
     async def _talk(self, data: bytes, version: int, service: bool) -> bytes:
         reader, writer = asyncio.StreamReader(), Writer()

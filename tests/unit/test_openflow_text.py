@@ -165,7 +165,7 @@ def test_what_is_written_is_read_back(recorder: Recorder, text: str) -> None:
         ("actions=output:NXM_NX_REG0[3..40]", "field reg0 has bits 0 to 31"),
         ("actions=clone(output:1", "brackets in"),
         ("dl_src=1:2:3,actions=drop", "no Ethernet address"),
-        ("actions=goto_table:300", "goto_table: 300 is not in 0 to 254"),
+        ("actions=goto_table:300", "goto_table: 300 is not in 0 to 253"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, said: str) -> None:

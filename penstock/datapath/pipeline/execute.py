@@ -32,6 +32,7 @@ from penstock.datapath.pipeline.layout import (
     PIPELINE_TABLES,
     PROGRAM_OPERATIONS,
     STACK_MAX,
+    TABLES,
     exec_at,
     flow_at,
     frame_at,
@@ -81,7 +82,6 @@ from penstock.machine import call3, entry, kernel, load64, load_acquire, shr, st
 
 RESUBMITS_MAX = 4096
 FRAME_PROGRAM, FRAME_RESUBMIT, FRAME_COPY, FRAME_ALL = range(4)
-LAST_TABLE = 254
 KEEP_PORT = 0
 
 
@@ -108,7 +108,7 @@ def miss(worker, x, table):
     e = exec_at(x)
     found = load_acquire(e.pipeline + PIPELINE_TABLES + table * 8)
     what = table_at(found).miss if found != 0 else 0
-    if what == MISS_CONTINUE and table < LAST_TABLE:
+    if what == MISS_CONTINUE and table < TABLES - 1:
         return table + 1
     e.reason = NO_FLOW
     if what == MISS_CONTROLLER:

@@ -23,7 +23,7 @@ REGION_BASE = 0x28_0000_0000
 REGION_BYTES = 24 << 30  # of address space; memory is taken as it is used
 REGION_MAGIC = 0x50454E464C4F5753
 FLOWS_MAX = 1 << 22
-TABLES = 255  # 0 to 254
+TABLES = 254  # 0 to 253
 FOREVER = (1 << 63) - 1
 WORDS_MAX = 32  # words of a flow key
 PORT_MAP = 0x10000  # OpenFlow ports below are looked up in a map
@@ -270,7 +270,7 @@ EXEC = np.dtype(
         ("reason", "i8"),  # why it is dropped when nothing is sent
         ("stack_count", "i8"),
         ("normal_count", "i8"),
-        ("hits", "i8"),
+        ("packets", "i8"),
         ("misses", "i8"),
         ("single", "i8"),  # address of one packet
         ("queue", "i8"),

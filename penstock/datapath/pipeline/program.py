@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from penstock.machine.op import signed
 
+WORDS_MAX = 255  # of an operation
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -102,5 +104,7 @@ def operation(code: int, a: int = 0, b: int = 0, words: tuple[int, ...] = ()) ->
     expected = OPERATIONS[code].words
     if expected and expected != 1 + len(words):
         raise ValueError(f"operation {NAMES[code]} has {expected} words, not {1 + len(words)}")
+    if 1 + len(words) > WORDS_MAX:
+        raise ValueError(f"operation {NAMES[code]} of {1 + len(words)} words: {WORDS_MAX} are the most")
     first = code | (1 + len(words)) << 8 | (a & 0xFFFF) << 16 | (b & 0xFFFFFFFF) << 32
     return [signed(first), *map(signed, words)]

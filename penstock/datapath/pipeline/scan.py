@@ -36,6 +36,9 @@ SCAN = np.dtype(
         ("word_count", "i8"),
         ("key", "i8"),
         ("next", "i8"),  # id to go on from
+        ("pending", "i8"),  # addresses of flows that are not listed yet, which come after those that are
+        ("pending_count", "i8"),
+        ("pending_next", "i8"),  # index to go on from
         ("found", "i8"),  # addresses of flows
         ("room", "i8"),  # how many fit there
     ],
@@ -80,35 +83,42 @@ def overlaps(flow, words, count, key):
     return 1
 
 
+@kernel
+def is_meant(scan, flow):
+    """Whether a flow is one that a SCAN describes."""
+    s = scan_at(scan)
+    f = flow_at(flow)
+    if f.pipeline != s.pipeline or f.removed != FOREVER:
+        return 0
+    if s.table != ANY and f.table != s.table:
+        return 0
+    if s.priority != ANY and f.priority != s.priority:
+        return 0
+    if (f.cookie ^ s.cookie) & s.cookie_mask != 0:
+        return 0
+    if s.how == WITHIN:
+        return is_within(flow, s.words, s.word_count, s.key)
+    return overlaps(flow, s.words, s.word_count, s.key)
+
+
 @entry("int64(int64)")
 def scan_flows(scan):
     """List the flows that a SCAN describes, from ``next`` on: how many. Fewer than ``room``: those were the last."""
     s = scan_at(scan)
     r = region_at(s.region)
     count = 0
-    number = s.next
-    while number < r.ids and count < s.room:
-        flow = load64(r.flows + number * 8)
-        number += 1
-        if flow <= 0:
-            continue
-        f = flow_at(flow)
-        if f.pipeline != s.pipeline or f.removed != FOREVER:
-            continue
-        if s.table != ANY and f.table != s.table:
-            continue
-        if s.priority != ANY and f.priority != s.priority:
-            continue
-        if (f.cookie ^ s.cookie) & s.cookie_mask != 0:
-            continue
-        if s.how == WITHIN:
-            if is_within(flow, s.words, s.word_count, s.key) == 0:
-                continue
-        elif overlaps(flow, s.words, s.word_count, s.key) == 0:
-            continue
-        store64(s.found + count * 8, flow)
-        count += 1
-    s.next = number
+    while s.next < r.ids and count < s.room:
+        flow = load64(r.flows + s.next * 8)
+        s.next += 1
+        if flow > 0 and is_meant(scan, flow) == 1:
+            store64(s.found + count * 8, flow)
+            count += 1
+    while s.pending_next < s.pending_count and count < s.room:
+        flow = load64(s.pending + s.pending_next * 8)
+        s.pending_next += 1
+        if is_meant(scan, flow) == 1:
+            store64(s.found + count * 8, flow)
+            count += 1
     return count
 
 

@@ -330,5 +330,5 @@ def run_pipeline(worker, number, packets, count):
             run_entry(worker, x, packet, entry)
         else:
             run_new(worker, x, packet, load64(x + EXEC_HASHES + i * 8))
-    e.hits += count
+    e.packets += count
     return run_normals(worker, x)

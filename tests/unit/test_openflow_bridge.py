@@ -1,0 +1,156 @@
+"""What a bridge takes and refuses, what a bundle comes to, and dumps of tables that change meanwhile."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+import penstock.datapath.pipeline.program as p
+from penstock.engine.group_tables import Band
+from penstock.openflow import stats
+from penstock.openflow.actions import apply_instruction, nicira
+from penstock.openflow.bridge import EMPTY
+from penstock.openflow.flow_mod import ALL_TABLES, Command, FlowMod, Select
+from penstock.openflow.groups import BURST, KBPS, MeterMod, meter_mod
+from penstock.openflow.text_actions import parse_actions, parse_instructions
+from penstock.openflow.text_flow import parse_flow
+from penstock.openflow.text_match import parse_match
+from penstock.openflow.wire import OF13, ErrorType, OpenFlowError, Raw, Stream
+from tests.unit.openflow_support import FakeHost
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[FakeHost]:
+    made = FakeHost()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(shared: FakeHost) -> Iterator[FakeHost]:
+    yield shared
+    shared.bridge.flow_mod(FlowMod(Command.DELETE, ALL_TABLES, 0, EMPTY))
+    for _ in range(4):
+        shared.region.run_deferred()
+
+
+def refusal(host: FakeHost, *texts: str) -> ErrorType:
+    """The kind of error that flows are refused with, as one transaction."""
+    with pytest.raises(OpenFlowError) as caught:
+        host.bridge.flow_mods([parse_flow(text, {}) for text in texts])
+    return caught.value.kind
+
+
+MEMBERS = ",".join(str(number) for number in range(1, 301))
+DEEP = "clone(" * 20 + "output:1" + ")" * 20
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        "resubmit(,254)",
+        f"bundle(eth_src,0,hrw,ofport,members:{MEMBERS})",
+        DEEP,
+        "conjunction(1,1/2),output:1",
+        "output:1,conjunction(1,1/2)",
+        "write_actions(resubmit(,5))",
+        "write_actions(clone(output:1))",
+        "learn(table=254,NXM_OF_ETH_DST[])",
+        "goto_table:254",
+        "mod_nw_dst:10.0.0.1",
+        "set_field:80->tcp_dst",
+        "move:NXM_OF_IP_SRC[]->NXM_NX_REG0[]",
+    ],
+)
+def test_what_workers_could_not_run_or_no_packet_has_is_refused(host: FakeHost, actions: str) -> None:
+    # The reader of texts has limits of its own: the table's number is put into the bytes.
+    mod = parse_flow(f"actions={actions.replace('254', '253')}", {})
+    if "254" in actions:
+        data = bytearray(mod.instructions)
+        data[data.rindex(253)] = 254
+        mod.instructions = bytes(data)
+    with pytest.raises(OpenFlowError) as caught:
+        host.bridge.flow_mod(mod)
+    assert caught.value.kind in (ErrorType.BAD_ACTION, ErrorType.BAD_INSTRUCTION)
+
+
+def test_a_packet_out_is_in_table_0(host: FakeHost) -> None:
+    """Resubmitting "to the table that one is in" has to name a table that there is."""
+    program = host.bridge.packet_out_program(apply_instruction(nicira(1, struct.pack("!H4x", 2))))
+    words = host.region.operations(program)
+    assert (words[0] & 255, words[0] >> 16 & 0xFFFF) == (p.RESUBMIT, 0)
+
+
+def test_tables_are_those_that_are_told_of(host: FakeHost) -> None:
+    host.bridge.flow_mod(parse_flow("table=253,actions=drop", {}))
+    mod = parse_flow("table=253,actions=drop", {})
+    mod.table = 254
+    with pytest.raises(OpenFlowError, match="table 254 cannot hold flows"):
+        host.bridge.flow_mod(mod)
+
+
+def test_the_largest_meter_there_can_be(host: FakeHost) -> None:
+    most = 0xFFFFFFFF
+    meter_mod(host.bridge, MeterMod(0, KBPS | BURST, 7, (Band(1, most, most, 0),)))
+    assert host.bridge.meters.describe(7)[1] == [Band(1, most, most, 0)]
+    host.bridge.remove_meters([7])
+
+
+def flows(host: FakeHost) -> list[tuple[int, int]]:
+    found = [entry for some in host.bridge.flows(Select(ALL_TABLES, EMPTY)) for entry in some]
+    return sorted((entry.priority, entry.cookie) for entry in found)
+
+
+def test_a_transaction_sees_what_it_did_itself(host: FakeHost) -> None:
+    tcp = parse_match("tcp", {})
+    added = [parse_flow(f"cookie={number},priority={number},tcp,actions=output:1", {}) for number in (1, 2, 3)]
+    host.bridge.flow_mods([*added, FlowMod(Command.DELETE_STRICT, 0, 2, tcp)])
+    assert flows(host) == [(1, 1), (3, 3)]
+    again = parse_flow("cookie=9,priority=9,tcp,actions=output:1", {})
+    to_2 = apply_instruction(parse_actions("output:2", {}))
+    host.bridge.flow_mods([again, FlowMod(Command.MODIFY, 0, 0, tcp, to_2)])
+    changed = [entry for some in host.bridge.flows(Select(0, tcp)) for entry in some]
+    assert [host.bridge.instructions(entry) for entry in changed] == [to_2] * 3
+    host.bridge.flow_mods(
+        [parse_flow("priority=5,tcp,actions=drop", {}), FlowMod(Command.DELETE, ALL_TABLES, 0, EMPTY)]
+    )
+    assert flows(host) == []
+    assert host.tables.count == 0
+    assert refusal(host, "priority=4,in_port=1,actions=drop", "check_overlap,priority=4,tcp,actions=drop")
+    assert flows(host) == []
+
+
+def flows_of(messages: list[Raw]) -> list[tuple[int, bytes]]:
+    """Cookie and instructions of each flow in answers of 1.3."""
+    found = []
+    for raw in messages:
+        body = raw.body[8:]
+        while body:
+            length, cookie = struct.unpack_from("!H", body)[0], struct.unpack_from("!Q", body, 24)[0]
+            match_length = struct.unpack_from("!H", body, 50)[0]
+            found.append((cookie, bytes(body[48 + (match_length + 7) // 8 * 8 : length])))
+            body = body[length:]
+    return found
+
+
+def test_a_dump_goes_on_while_its_flows_go(host: FakeHost) -> None:
+    """Between two messages of a long answer others have a turn: what they remove is freed and its memory used again."""
+    count = 10_000
+    host.bridge.flow_mods(
+        [parse_flow(f"cookie=1,udp,nw_src=10.0.{n >> 8}.{n & 255},actions=output:1", {}) for n in range(count)]
+    )
+    body = struct.pack("!HH4xB3xII4xQQ", stats.FLOW, 0, 255, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0) + struct.pack("!HH4x", 1, 4)
+    replies = host.replies(body, OF13)
+    first = next(replies)
+    host.bridge.flow_mod(FlowMod(Command.DELETE, ALL_TABLES, 0, EMPTY))
+    for _ in range(4):
+        host.region.run_deferred()
+    host.bridge.flow_mod(parse_flow("cookie=2,tcp,actions=output:2", {}))
+    messages = Stream().feed(first + b"".join(replies))
+    assert messages[-1].body[2:4] == b"\0\0", "the last says that there are no more"
+    to = {1: parse_instructions("output:1", {}), 2: parse_instructions("output:2", {})}
+    told = flows_of(messages)
+    assert len(told) > len(flows_of(messages[:1]))
+    assert all(instructions == to[cookie] for cookie, instructions in told)
