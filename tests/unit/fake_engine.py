@@ -84,6 +84,12 @@ class FakeEngine:
     def ask_to_be_woken(self) -> bool:
         return True
 
+    def packet_outs_written(self) -> int:
+        return 0
+
+    def packet_outs_sent(self) -> int:
+        return 0
+
     def bridges(self) -> dict[str, BridgeSpec]:
         return dict(self.kept_bridges)
 
