@@ -25,7 +25,7 @@ from penstock.engine.flow_region import FlowRegion, make_region
 from penstock.engine.flow_tables import FlowTables
 from penstock.engine.warm import warm
 from penstock.machine import records
-from penstock.openflow.actions import apply_instruction, output_action
+from penstock.openflow.action_wire import apply_instruction, output_action
 from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import FlowMod
 from penstock.openflow.match import Builder

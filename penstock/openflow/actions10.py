@@ -9,39 +9,28 @@ import struct
 from functools import lru_cache
 
 from penstock.datapath.pipeline.program import PORT_CONTROLLER
-from penstock.openflow.actions import (
-    APPLY_ACTIONS,
-    GOTO_TABLE,
-    NX_LOAD,
-    VENDOR,
-    WRITE_METADATA,
+from penstock.openflow.action_wire import (
+    IN_PORT_16,
+    Instruction,
+    Kind,
+    Nx,
     action,
     apply_instruction,
-    bad,
+    bad_action,
+    load_actions,
     nicira,
-    read_tlv,
+    output_action,
+    set_field,
     split_actions,
     split_instructions,
 )
-from penstock.openflow.match import VID_PRESENT, port_16, port_32
+from penstock.openflow.compile import read_tlv
+from penstock.openflow.match import VID_PRESENT, port_16, port_32, wire_of
 from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE
-from penstock.packet.fields import BY_NAME
 
 OUTPUT, VLAN_VID, VLAN_PCP, STRIP_VLAN, DL_SRC, DL_DST, NW_SRC, NW_DST, NW_TOS, TP_SRC, TP_DST, ENQUEUE = range(12)
 LENGTHS = {DL_SRC: 16, DL_DST: 16, ENQUEUE: 16}
 PORTS = {17: ("udp_src", "udp_dst"), 132: ("sctp_src", "sctp_dst")}
-NX_POP_QUEUE, NX_RESUBMIT_TABLE, NX_WRITE_METADATA, NX_DEC_TTL = 5, 14, 22, 18
-NX_PUSH_MPLS, NX_POP_MPLS, NX_SET_MPLS_TTL, NX_DEC_MPLS_TTL = 23, 24, 25, 26
-IN_PORT_10 = 0xFFF8
-
-
-def set_field(name: str, value: int) -> bytes:
-    """OpenFlow 1.3's set-field for a whole field."""
-    row = BY_NAME[name]
-    number = row.oxm or row.nxm
-    assert number is not None
-    size = (13 if name == "vlan_vid" else row.bits) + 7 >> 3
-    return action(25, struct.pack("!HBB", number[0], number[1] << 1, size) + value.to_bytes(size, "big"))
 
 
 def from_10(data: memoryview, proto: int) -> bytes:
@@ -54,17 +43,17 @@ def actions_from_10(data: memoryview, proto: int) -> bytes:
     source, destination = PORTS.get(proto, ("tcp_src", "tcp_dst"))
     out = bytearray()
     for kind, body, whole in split_actions(data):
-        if kind != VENDOR and len(whole) != LENGTHS.get(kind, 8):
-            raise bad(ACTION_BAD_LEN, f"action type {kind} has {len(whole)} bytes, not {LENGTHS.get(kind, 8)}")
+        if kind != Kind.EXPERIMENTER and len(whole) != LENGTHS.get(kind, 8):
+            raise bad_action(ACTION_BAD_LEN, f"action type {kind} has {len(whole)} bytes, not {LENGTHS.get(kind, 8)}")
         if kind == OUTPUT:
             port, max_len = struct.unpack_from("!HH", body)
-            out += action(0, struct.pack("!IH6x", port_32(port), max_len))
+            out += output_action(port_32(port), max_len)
         elif kind == VLAN_VID:
             out += set_field("vlan_vid", struct.unpack_from("!H", body)[0] & 0xFFF | VID_PRESENT)
         elif kind == VLAN_PCP:
             out += set_field("vlan_pcp", body[0] & 7)
         elif kind == STRIP_VLAN:
-            out += action(18, b"")
+            out += action(Kind.POP_VLAN)
         elif kind in (DL_SRC, DL_DST):
             out += set_field("eth_src" if kind == DL_SRC else "eth_dst", int.from_bytes(body[:6], "big"))
         elif kind in (NW_SRC, NW_DST):
@@ -75,12 +64,12 @@ def actions_from_10(data: memoryview, proto: int) -> bytes:
             out += set_field(source if kind == TP_SRC else destination, struct.unpack_from("!H", body)[0])
         elif kind == ENQUEUE:
             port, queue = struct.unpack_from("!H6xI", body)
-            out += action(21, struct.pack("!I", queue)) + action(0, struct.pack("!IH6x", port_32(port), 0))
-            out += nicira(NX_POP_QUEUE)
-        elif kind == VENDOR:
+            out += action(Kind.SET_QUEUE, struct.pack("!I", queue)) + output_action(port_32(port))
+            out += nicira(Nx.POP_QUEUE)
+        elif kind == Kind.EXPERIMENTER:
             out += whole
         else:
-            raise bad(ACTION_BAD_TYPE, f"action type {kind} is unknown")
+            raise bad_action(ACTION_BAD_TYPE, f"action type {kind} is unknown")
     return bytes(out)
 
 
@@ -104,37 +93,45 @@ def _set_field_10(body: memoryview) -> bytes:
         if name in _SETS_10:
             size = 12 if wire.octets == 6 else 4
             return action(_SETS_10[name], value.to_bytes(wire.octets, "big").ljust(size, b"\0"))
-    number = wire.field.nxm or wire.field.oxm
-    if number is None or wire.bits > 64 or not mask:
-        return b""
-    start = (mask & -mask).bit_length() - 1
-    count = mask.bit_length() - start
-    header = number[0] << 16 | number[1] << 9 | wire.octets
-    return nicira(NX_LOAD, struct.pack("!HIQ", start << 6 | count - 1, header, value >> start))
+    named = wire_of(wire.field, nxm=True)
+    assert named is not None
+    out = b""
+    while mask:
+        start = (mask & -mask).bit_length() - 1
+        run = mask >> start
+        count = (run + 1 & ~run).bit_length() - 1
+        out += load_actions(named, start, count, value >> start)
+        mask &= ~((1 << count) - 1 << start)
+    return out
+
+
+# Nicira's action that does the same as one of 1.3, and the bytes of its operand.
+_SAME: dict[int, tuple[Nx, int]] = {
+    Kind.DEC_NW_TTL: (Nx.DEC_TTL, 0),
+    Kind.DEC_MPLS_TTL: (Nx.DEC_MPLS_TTL, 0),
+    Kind.SET_MPLS_TTL: (Nx.SET_MPLS_TTL, 1),
+    Kind.PUSH_MPLS: (Nx.PUSH_MPLS, 2),
+    Kind.POP_MPLS: (Nx.POP_MPLS, 2),
+}
 
 
 def actions_to_10(data: memoryview) -> bytes:
     """Actions of 1.0 for a list of 1.3's."""
     out = bytearray()
     for kind, body, whole in split_actions(data):
-        if kind == 0:
+        if kind == Kind.OUTPUT:
             port, max_len = struct.unpack_from("!IH", body)
             out += action(OUTPUT, struct.pack("!HH", port_16(port), max_len if port == PORT_CONTROLLER else 0))
-        elif kind == 25:
+        elif kind == Kind.SET_FIELD:
             out += _set_field_10(body)
-        elif kind == 18:
-            out += action(STRIP_VLAN, b"")
-        elif kind == 24:
-            out += nicira(NX_DEC_TTL)
-        elif kind == 16:
-            out += nicira(NX_DEC_MPLS_TTL)
-        elif kind == 15:
-            out += nicira(NX_SET_MPLS_TTL, bytes(body[:1]))
-        elif kind in (19, 20):
-            out += nicira(NX_PUSH_MPLS if kind == 19 else NX_POP_MPLS, bytes(body[:2]))
-        elif kind == 21:
-            out += nicira(4, bytes(2) + bytes(body[:4]))
-        elif kind == VENDOR:
+        elif kind == Kind.POP_VLAN:
+            out += action(STRIP_VLAN)
+        elif kind == Kind.SET_QUEUE:
+            out += nicira(Nx.SET_QUEUE, bytes(2) + bytes(body[:4]))
+        elif kind in _SAME:
+            subtype, size = _SAME[kind]
+            out += nicira(subtype, bytes(body[:size]))
+        elif kind == Kind.EXPERIMENTER:
             out += whole
     return bytes(out)
 
@@ -144,10 +141,10 @@ def to_10(data: bytes) -> bytes:
     """Actions of 1.0 for instructions of 1.3."""
     found = split_instructions(memoryview(data))
     out = bytearray()
-    if APPLY_ACTIONS in found:
-        out += actions_to_10(found[APPLY_ACTIONS][4:])
-    if WRITE_METADATA in found:
-        out += nicira(NX_WRITE_METADATA, bytes(6) + bytes(found[WRITE_METADATA][4:20]))
-    if GOTO_TABLE in found:
-        out += nicira(NX_RESUBMIT_TABLE, struct.pack("!HB", IN_PORT_10, found[GOTO_TABLE][0]))
+    if Instruction.APPLY_ACTIONS in found:
+        out += actions_to_10(found[Instruction.APPLY_ACTIONS][4:])
+    if Instruction.WRITE_METADATA in found:
+        out += nicira(Nx.WRITE_METADATA, bytes(6) + bytes(found[Instruction.WRITE_METADATA][4:20]))
+    if Instruction.GOTO_TABLE in found:
+        out += nicira(Nx.RESUBMIT_TABLE, struct.pack("!HB", IN_PORT_16, found[Instruction.GOTO_TABLE][0]))
     return bytes(out)

@@ -12,13 +12,8 @@ from penstock.engine.flow_region import FlowRegion, RegionError
 from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, TABLES, FlowEntry, FlowTables
 from penstock.engine.group_tables import Band, Bucket, GroupTable, MeterTable
 from penstock.machine import monotonic_ns
-from penstock.openflow.actions import (
-    Program,
-    Targets,
-    apply_instruction,
-    compile_actions,
-    compile_instructions,
-)
+from penstock.openflow.action_wire import apply_instruction, output_action
+from penstock.openflow.compile import Program
 from penstock.openflow.flow_mod import (
     ALL_TABLES,
     ANY_GROUP,
@@ -33,23 +28,23 @@ from penstock.openflow.flow_mod import (
     Removal,
     Select,
 )
+from penstock.openflow.group_mod import GROUP_ANY, split_buckets
 from penstock.openflow.learn import decode_learn
 from penstock.openflow.match import Match
+from penstock.openflow.programs import Programs
 from penstock.openflow.wire import (
-    ACTION_MATCH_INCONSISTENT,
     FLOW_MOD_BAD_COMMAND,
     FLOW_MOD_BAD_TABLE,
     FLOW_MOD_OVERLAP,
     FLOW_MOD_TABLE_FULL,
+    NANOSECONDS,
     ErrorType,
     OpenFlowError,
 )
-from penstock.packet.fields import KEY_SIZE, PREREQUISITES
+from penstock.packet.fields import KEY_SIZE
 
 PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
 FAIL_OPEN = 0xF0F0F0
-BUCKET_HEAD = 16
-PROGRAMS_MAX = 65536
 NO_COOKIE = (1 << 64) - 1  # of Open vSwitch's flow-mods that leave the cookie as it is
 GROUPS_FULL, METERS_FULL = 3, 10
 EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
@@ -74,15 +69,11 @@ class OpenFlowBridge:
         self.watched = False  # whether anybody is to be told of changes
         self.on_changes: Callable[[list[Change], object], None] = lambda _changes, _origin: None
         self._misses_told = False
-        self._compiled: dict[tuple[bytes, int, bool], Program] = {}
+        self.programs = Programs(region, tables, self.groups, self.meters)
 
     def resume(self) -> None:
         """Go on with a pipeline that another control process made: learn what its actions read of packets."""
-        reads = 0
-        for program in self.region.programs():
-            reads |= self._compile(self.region.source(program), ANY_TABLE).reads
-        if reads:
-            self.tables.reads(reads.to_bytes(KEY_SIZE, "big"))
+        self.programs.resume()
         self.tables.set_every_miss(MISS_DROP)
 
     def destroy(self) -> None:
@@ -116,13 +107,10 @@ class OpenFlowBridge:
             self.tables.abort()
             raise
         self.tables.commit()
+        changes = []
         if self.watched:
             changes = [Change(event, entry := self.tables.read(flow), self.instructions(entry)) for event, flow in made]
-            changes += [Change(Event.DELETED, each, self.instructions(each), Removal.DELETE) for each in gone]
-            self.on_changes(changes, origin)
-        for entry in gone:
-            if entry.flags & SEND_FLOW_REM:
-                self._on_removed(entry, Removal.DELETE)
+        self._tell(changes, [(entry, Removal.DELETE) for entry in gone], origin)
         self.region.run_deferred()
 
     def _prepare(self, mod: FlowMod, gone: list[FlowEntry], made: list[tuple[Event, int]]) -> None:
@@ -143,9 +131,7 @@ class OpenFlowBridge:
     def _add(self, mod: FlowMod) -> tuple[Event, int]:
         if not 0 <= mod.table < TABLES:
             raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
-        program = self._program(
-            mod.instructions, mod.table, mod.match.key, mod.priority == 0 and not any(mod.match.mask)
-        )
+        program = self._program(mod, mod.table, mod.priority, mod.match)
         if mod.flags & CHECK_OVERLAP:
             key, mask = mod.match.key, mod.match.mask
             for some in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
@@ -176,9 +162,7 @@ class OpenFlowBridge:
             return [self._add(mod)]
         made = []
         for entry in found:
-            program = self._program(
-                mod.instructions, entry.table, entry.key, entry.priority == 0 and not any(entry.mask)
-            )
+            program = self._program(mod, entry.table, entry.priority, Match(entry.key, entry.mask))
             cookie = mod.cookie if mod.modify_adds and mod.cookie != NO_COOKIE else None
             flow = self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
             made.append((Event.MODIFIED, flow))
@@ -210,44 +194,18 @@ class OpenFlowBridge:
         made = self._of(entry)
         return (port == ANY_PORT or port in made.ports) and (group == ANY_GROUP or group in made.groups)
 
-    def _targets(self, table: int, miss: bool = False) -> Targets:
-        return Targets(table, self.groups.address, self.meters.address, self.region.blob, miss)
-
-    def _compile(self, instructions: bytes, table: int, miss: bool = False) -> Program:
-        known = self._compiled.get((instructions, table, miss))
-        if known is None:
-            known = compile_instructions(instructions, self._targets(table, miss))
-            if len(self._compiled) >= PROGRAMS_MAX:
-                self._compiled.clear()
-            self._compiled[instructions, table, miss] = known
-        return known
-
-    def _program(self, instructions: bytes, table: int, key: bytes, miss: bool) -> int:
-        made = self._compile(instructions, table, miss)
-        for need in made.needs:
-            if not PREREQUISITES[need](key):
-                why = f"the actions are for packets that are {need.replace('|', ' or ')}, which the match does not say"
-                raise OpenFlowError(ErrorType.BAD_ACTION, ACTION_MATCH_INCONSISTENT, why)
-        if made.is_conjunctive:
-            self.tables.set_conjunctive(table)
-        return self._store(made, instructions)
-
-    def _store(self, made: Program, source: bytes) -> int:
-        if made.reads:
-            self.tables.reads(made.reads.to_bytes(KEY_SIZE, "big"))
-        return self.region.program(made.operations, source)
-
-    def packet_out_program(self, instructions: bytes) -> int:
-        """The program for a packet-out's actions. Raises OpenFlowError."""
-        return self._store(self._compile(instructions, 0), instructions)
+    def _program(self, mod: FlowMod, table: int, priority: int, match: Match) -> int:
+        return self.programs.for_flow(mod.instructions, table, match.key, priority == 0 and not any(match.mask))
 
     # Groups and meters
 
-    def bucket_program(self, actions: bytes) -> tuple[int, set[int]]:
-        """The program for a bucket's actions, and the groups that they name. Raises OpenFlowError."""
-        made = Program(targets=self._targets(0))
-        compile_actions(made, memoryview(actions))
-        return self._store(made, apply_instruction(actions)), made.groups
+    def named_groups(self, number: int) -> set[int]:
+        """The groups that a group's buckets name or watch."""
+        _, source = self.groups.describe(number)
+        found = set()
+        for _, _, watched, actions in split_buckets(source):
+            found |= self.programs.compiled(apply_instruction(actions)).groups | {watched}
+        return found - {GROUP_ANY}
 
     def reachable_groups(self, numbers: set[int]) -> set[int]:
         """These groups and all that their buckets lead to."""
@@ -255,12 +213,9 @@ class OpenFlowBridge:
         waiting = set(numbers)
         while waiting:
             number = waiting.pop()
-            if number in found or number not in self.groups.addresses:
-                continue
-            found.add(number)
-            _, source = self.groups.describe(number)
-            for actions in bucket_actions(source):
-                waiting |= self.bucket_program(actions)[1]
+            if number not in found and number in self.groups.addresses:
+                found.add(number)
+                waiting |= self.named_groups(number)
         return found
 
     def put_group(self, number: int, kind: int, buckets: list[Bucket], source: bytes) -> None:
@@ -269,14 +224,14 @@ class OpenFlowBridge:
             self.groups.put(number, kind, buckets, source)
         except RegionError as error:
             raise OpenFlowError(ErrorType.GROUP_MOD_FAILED, GROUPS_FULL, str(error)) from error
-        self._compiled.clear()
+        self.programs.forget()
 
     def remove_groups(self, numbers: list[int]) -> None:
         """Remove groups, the flows that name them, and what names them in other groups' buckets."""
         self._remove_users(lambda made: bool(made.groups & set(numbers)))
         for number in numbers:
             self.groups.remove(number)
-        self._compiled.clear()
+        self.programs.forget()
         self.region.run_deferred()
 
     def put_meter(self, number: int, flags: int, kbps: bool, bands: list[Band]) -> None:
@@ -285,14 +240,14 @@ class OpenFlowBridge:
             self.meters.put(number, flags, kbps, bands)
         except RegionError as error:
             raise OpenFlowError(ErrorType.METER_MOD_FAILED, METERS_FULL, str(error)) from error
-        self._compiled.clear()
+        self.programs.forget()
 
     def remove_meters(self, numbers: list[int]) -> None:
         """Remove meters and the flows that name them."""
         self._remove_users(lambda made: bool(made.meters & set(numbers)))
         for number in numbers:
             self.meters.remove(number)
-        self._compiled.clear()
+        self.programs.forget()
         self.region.run_deferred()
 
     def _remove_users(self, names: Callable[[Program], bool]) -> None:
@@ -300,18 +255,18 @@ class OpenFlowBridge:
         for entry in gone:
             self.tables.remove(entry.address)
         self.tables.commit()
-        self._tell_deleted([(entry, Removal.GROUP_DELETE) for entry in gone])
+        self._tell([], [(entry, Removal.GROUP_DELETE) for entry in gone])
 
-    def _tell_deleted(self, gone: list[tuple[FlowEntry, Removal]]) -> None:
-        if self.watched and gone:
-            changes = [Change(Event.DELETED, each, self.instructions(each), why) for each, why in gone]
-            self.on_changes(changes, None)
+    def _tell(self, changes: list[Change], gone: list[tuple[FlowEntry, Removal]], origin: object = None) -> None:
+        if self.watched and (changes or gone):
+            changes += [Change(Event.DELETED, each, self.instructions(each), why) for each, why in gone]
+            self.on_changes(changes, origin)
         for entry, why in gone:
             if entry.flags & SEND_FLOW_REM:
                 self._on_removed(entry, why)
 
     def _of(self, entry: FlowEntry) -> Program:
-        return self._compile(self.region.source(entry.program), entry.table)
+        return self.programs.compiled(self.region.source(entry.program), entry.table)
 
     def group_references(self) -> dict[int, int]:
         """How many flows name each group."""
@@ -346,7 +301,7 @@ class OpenFlowBridge:
         if wanted == self.is_fail_open:
             return
         if wanted:
-            program = self._program(normal_instructions(), 0, EMPTY.key, False)
+            program = self.programs.for_any(normal_instructions())
             self.tables.add(0, FAIL_OPEN, EMPTY.key, EMPTY.mask, program)
         else:
             self.tables.remove(self.tables.find(0, FAIL_OPEN, EMPTY.key, EMPTY.mask))
@@ -400,20 +355,11 @@ class OpenFlowBridge:
         now = int(monotonic_ns())
         gone = []
         for entry in ended:
-            hard = entry.hard and now - entry.modified >= entry.hard * 1_000_000_000
+            hard = entry.hard and now - entry.modified >= entry.hard * NANOSECONDS
             gone.append((entry, Removal.HARD if hard else Removal.IDLE))
-        self._tell_deleted(gone)
-
-
-def bucket_actions(source: bytes) -> Iterator[bytes]:
-    """The actions of each of a group's buckets, which were checked when the group came."""
-    at = 0
-    while at < len(source):
-        length = int.from_bytes(source[at : at + 2], "big")
-        yield source[at + BUCKET_HEAD : at + length]
-        at += length
+        self._tell([], gone)
 
 
 def normal_instructions() -> bytes:
     """What the flow does that a bridge has when no controller said anything: NORMAL."""
-    return bytes.fromhex("0004001800000000") + bytes.fromhex(f"00000010{p.PORT_NORMAL:08x}0000000000000000")
+    return apply_instruction(output_action(p.PORT_NORMAL))

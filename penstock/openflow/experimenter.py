@@ -9,8 +9,10 @@ import struct
 from collections.abc import Callable
 
 from penstock.openflow.flow_mod import FlowMod
-from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
+from penstock.openflow.group_mod import decode_group_mod
+from penstock.openflow.groups import group_mod
 from penstock.openflow.match import decode_tlvs
+from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.packet_in import NX2
 from penstock.openflow.requests import decode_flow_mod, flow_mod_10, set_asynchronous
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session, handles

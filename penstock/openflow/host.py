@@ -32,10 +32,10 @@ from penstock.openflow.match import Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session
-from penstock.openflow.text_actions import show_instructions
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import TextError, show_match
 from penstock.openflow.text_program import show_operation
+from penstock.openflow.text_shown import show_instructions
 from penstock.openflow.wire import BAD_PACKET, BAD_PORT, OF10, OF13, ErrorType, OpenFlowError
 from penstock.ports.spec import BridgeSpec, PortState
 from penstock.switch.engine_link import EngineLink
@@ -343,7 +343,7 @@ class BridgeHost:
             if in_port not in self.ports:
                 raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_PORT, f"packet-out: port {in_port} does not exist")
             number = self.bridge.tables.engine_port(in_port)
-        program = self.bridge.packet_out_program(instructions)
+        program = self.bridge.programs.for_any(instructions)
         self._region.hold(program)
         address = self.bridge.tables.address
 

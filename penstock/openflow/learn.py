@@ -6,7 +6,8 @@ import struct
 from dataclasses import dataclass
 
 from penstock.engine.flow_tables import TABLES
-from penstock.openflow.actions import NX_LOAD, apply_instruction, bad, nicira, output_action, subfield
+from penstock.openflow.action_wire import Nx, apply_instruction, bad_action, load_actions, nicira, output_action
+from penstock.openflow.compile import subfield
 from penstock.openflow.flow_mod import SEND_FLOW_REM, FlowMod
 from penstock.openflow.match import Builder, Wire, port_32
 from penstock.openflow.wire import ACTION_BAD_ARG, ACTION_BAD_LEN
@@ -15,6 +16,11 @@ HEAD = struct.Struct("!HHHQHBxHH")
 TO_MATCH, TO_LOAD, TO_OUTPUT = range(3)
 BITS_MASK, TO_SHIFT, IMMEDIATE = 0x7FF, 11, 1 << 13
 KNOWN_FLAGS = 3  # send flow-removed, and delete what was learned with the flow that teaches (which is not done)
+
+
+def immediate_size(bits: int) -> int:
+    """Bytes of a value that stands in the action: whole 16-bit words."""
+    return (bits + 15) // 16 * 2
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Learn:
         made = Builder()
         actions = bytearray()
         if self.fin_idle or self.fin_hard:
-            actions += nicira(19, struct.pack("!HH2x", self.fin_idle, self.fin_hard))
+            actions += nicira(Nx.FIN_TIMEOUT, struct.pack("!HH2x", self.fin_idle, self.fin_hard))
         number = int.from_bytes(key, "big")
         for spec in self.specs:
             value = spec.read(number)
@@ -73,7 +79,7 @@ class Learn:
             assert spec.destination is not None
             wire, start = spec.destination
             if spec.to == TO_LOAD:
-                actions += _load(wire, start, spec.bits, value)
+                actions += load_actions(wire, start, spec.bits, value)
             else:
                 mask = (1 << spec.bits) - 1 << start
                 made.add_wire(wire, value << start, mask)
@@ -83,24 +89,11 @@ class Learn:
         )  # fmt: skip
 
 
-def _load(wire: Wire, start: int, bits: int, value: int) -> bytes:
-    """Loads of at most 64 bits each."""
-    number = wire.field.nxm or wire.field.oxm
-    assert number is not None
-    header = number[0] << 16 | number[1] << 9 | wire.octets
-    out = b""
-    while bits > 0:
-        part = min(bits, 64)
-        out += nicira(NX_LOAD, struct.pack("!HIQ", start << 6 | part - 1, header, value & (1 << part) - 1))
-        start, bits, value = start + part, bits - part, value >> part
-    return out
-
-
 def decode_learn(body: memoryview) -> Learn:
     """From the action's bytes behind its subtype. Raises OpenFlowError."""
     idle, hard, priority, cookie, flags, table, fin_idle, fin_hard = HEAD.unpack_from(body)
     if flags & ~KNOWN_FLAGS or table >= TABLES:
-        raise bad(ACTION_BAD_ARG, f"learn: flags {flags:#x} or table {table} are not there")
+        raise bad_action(ACTION_BAD_ARG, f"learn: flags {flags:#x} or table {table} are not there")
     specs = []
     at = HEAD.size
     while at + 2 <= len(body):
@@ -110,13 +103,13 @@ def decode_learn(body: memoryview) -> Learn:
         at += 2
         bits, to = header & BITS_MASK, header >> TO_SHIFT & 3
         if bits == 0 or to > TO_OUTPUT or header >> 14:
-            raise bad(ACTION_BAD_ARG, f"learn: part {header:#06x} is unknown")
+            raise bad_action(ACTION_BAD_ARG, f"learn: part {header:#06x} is unknown")
         source = None
         value = 0
         if header & IMMEDIATE:
-            size = (bits + 15) // 16 * 2
+            size = immediate_size(bits)
             if at + size > len(body):
-                raise bad(ACTION_BAD_LEN, "learn: the action ends within a value")
+                raise bad_action(ACTION_BAD_LEN, "learn: the action ends within a value")
             value = int.from_bytes(body[at : at + size], "big")
             at += size
         else:
@@ -130,7 +123,7 @@ def decode_learn(body: memoryview) -> Learn:
 
 def _field(body: memoryview, at: int, bits: int, written: bool) -> tuple[tuple[Wire, int], int]:
     if at + 6 > len(body):
-        raise bad(ACTION_BAD_LEN, "learn: the action ends within a field's name")
+        raise bad_action(ACTION_BAD_LEN, "learn: the action ends within a field's name")
     header, start = struct.unpack_from("!IH", body, at)
     wire, _, _ = subfield(header, start, bits, "learn", written)
     return (wire, start), at + 6

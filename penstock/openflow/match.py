@@ -29,7 +29,7 @@ OXM_MATCH = 1
 OPENFLOW_BASIC, EXPERIMENTER = 0x8000, 0xFFFF
 ONF_BYTES = ONF_ID.to_bytes(4, "big")
 # Fields of OpenFlow 1.5 that an extension brings to 1.3.
-ONF_FIELDS = {(OPENFLOW_BASIC, 42), (OPENFLOW_BASIC, 43)}
+ONF_FIELDS = {OPENFLOW_BASIC << 7 | 42, OPENFLOW_BASIC << 7 | 43}
 VID_PRESENT = 0x1000
 VID_BITS = 0x1FFF  # of OXM_OF_VLAN_VID, the bit that says "tagged" included
 PORT_10_MAX = 0xFF00
@@ -40,10 +40,15 @@ class Wire:
     """How a field is written in TLVs: bytes of its value, and where the value lies in the key as a number."""
 
     field: Field
+    number: int  # class and field: the upper 23 bits of a header
     octets: int
     bits: int
     shift: int  # of the value in the key seen as one number
     short_port: bool = False  # NXM's in_port has 16 bits
+
+    def header(self, masked: bool = False) -> int:
+        """The 32 bits before a value, or before a value and a mask."""
+        return self.number << 9 | masked << 8 | self.octets << masked
 
     @property
     def named_bits(self) -> int:
@@ -56,20 +61,26 @@ def _octets(bits: int) -> int:
     return 4 if size == 3 else size
 
 
-def _wire(row: Field, bits: int | None = None, short_port: bool = False) -> Wire:
-    bits = bits or row.bits
+def _wire(row: Field, number: tuple[int, int]) -> Wire:
+    bits = 13 if row.name == "vlan_vid" else row.bits
+    short_port = row.name == "in_port" and number[0] == NXM_OF
+    octets = 2 if short_port else _octets(bits)
     shift = (KEY_SIZE - row.offset - row.size) * 8 + row.shift
-    return Wire(row, 2 if short_port else _octets(bits), bits, shift, short_port)
+    return Wire(row, number[0] << 7 | number[1], octets, bits, shift, short_port)
 
 
-# TLV class and field number (upper 23 bits of a header) to how it is written.
+# A header's upper 23 bits to how the field is written.
 BY_NUMBER: dict[int, Wire] = {}
 for _row in FIELDS:
     for _number in (_row.oxm, _row.nxm):
         if _number is not None:
-            _special = _row.name == "vlan_vid"
-            _short = _row.name == "in_port" and _number[0] == NXM_OF
-            BY_NUMBER[_number[0] << 7 | _number[1]] = _wire(_row, 13 if _special else None, _short)
+            BY_NUMBER[_number[0] << 7 | _number[1]] = _wire(_row, _number)
+
+
+def wire_of(row: Field, nxm: bool = False) -> Wire | None:
+    """How a field is written: as OXM has it if it does (``nxm``: as NXM has it), None when neither does."""
+    number = (row.nxm or row.oxm) if nxm else (row.oxm or row.nxm)
+    return BY_NUMBER[number[0] << 7 | number[1]] if number else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,15 +270,14 @@ def _plan(key: int, mask: int, nxm: bool) -> tuple[_Part, ...]:
     """How the fields of a match are written; ``key`` has what decides and nothing else."""
     parts = []
     for row, _, bits in fields(make(key, mask)):
-        number = (row.nxm or row.oxm) if nxm else (row.oxm or row.nxm)
-        assert number is not None
-        wire = BY_NUMBER[number[0] << 7 | number[1]]
+        wire = wire_of(row, nxm)
+        assert wire is not None
         exact = bits == (1 << wire.bits) - 1
-        length = wire.octets << (not exact)
-        if number in ONF_FIELDS:
-            head = struct.pack("!HBB", EXPERIMENTER, number[1] << 1 | (not exact), length + 4) + ONF_BYTES
+        header = wire.header(masked=not exact)
+        if wire.number in ONF_FIELDS:
+            head = struct.pack("!HH", EXPERIMENTER, header + len(ONF_BYTES) & 0xFFFF) + ONF_BYTES
         else:
-            head = struct.pack("!HBB", number[0], number[1] << 1 | (not exact), length)
+            head = struct.pack("!I", header)
         tail = b"" if exact else bits.to_bytes(wire.octets, "big")
         parts.append(_Part(wire.shift, bits, head, wire.octets, tail, wire.short_port))
     return tuple(parts)

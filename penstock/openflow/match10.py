@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from penstock.openflow.match import BY_NUMBER, VID_PRESENT, Builder, Match, fields, port_16, port_32
+from penstock.openflow.match import VID_PRESENT, Builder, Match, fields, port_16, port_32, wire_of
 from penstock.openflow.wire import MATCH_BAD_LEN, ErrorType, OpenFlowError
 
 MATCH_10 = struct.Struct("!IH6s6sHBxHBBxxIIHH")
@@ -85,7 +85,8 @@ def encode_10(match: Match) -> bytes:
             if mask == 0xFFFFFFFF << low & 0xFFFFFFFF:
                 wild = wild & ~(63 << shift) | low << shift
             continue
-        exact = mask == (1 << BY_NUMBER[row.oxm[0] << 7 | row.oxm[1]].bits) - 1 if row.oxm else False
+        wire = wire_of(row)
+        exact = wire is not None and mask == (1 << wire.bits) - 1
         if exact and name in _BITS:
             wild &= ~_BITS[name]
     vid = values.get("vlan_vid", 0)

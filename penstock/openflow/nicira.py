@@ -7,37 +7,37 @@ OFPBAC_BAD_EXP_TYPE: sample, ct and nat, learn2, and what is for NSH.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
 import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_tables import TABLES, mask_words
-from penstock.openflow.actions import (
-    CURRENT_TABLE,
+from penstock.openflow.action_wire import CURRENT_TABLE, IN_PORT_16, REASON_ACTION, WHOLE, Nx, bad_action
+from penstock.openflow.compile import (
     FOLLOWS,
+    NICIRA,
+    Add,
     Program,
-    _set_wire,
     add_meter,
-    bad,
     compile_actions,
-    raw16,
     read_tlv,
+    retype_mpls,
     set_field,
+    set_wire,
+    simple,
     subfield,
+    with_byte,
 )
 from penstock.openflow.learn import decode_learn
 from penstock.openflow.match import in_key, port_32
 from penstock.openflow.wire import ACTION_BAD_ARG, ACTION_BAD_LEN
 from penstock.packet.fields import BY_NAME, KEY_SIZE
 
-IN_PORT_10 = 0xFFF8
-
 
 def _resubmit(made: Program, port: int, table: int) -> None:
     assert made.targets is not None
-    number = 0 if port == IN_PORT_10 else port_32(port)
+    number = 0 if port == IN_PORT_16 else port_32(port)
     table = made.targets.table if table == CURRENT_TABLE else table
     if table >= TABLES:
-        raise bad(ACTION_BAD_ARG, f"resubmit to table {table}, which there is none of")
+        raise bad_action(ACTION_BAD_ARG, f"resubmit to table {table}, which there is none of")
     made.add(p.RESUBMIT, table, number)
 
 
@@ -65,16 +65,16 @@ def _load(made: Program, body: memoryview) -> None:
     start, count = where >> 6, (where & 63) + 1
     wire, _, _ = subfield(header, start, count, "load", written=True)
     if value >> count:
-        raise bad(ACTION_BAD_ARG, f"load: {value:#x} does not fit in {count} bits")
+        raise bad_action(ACTION_BAD_ARG, f"load: {value:#x} does not fit in {count} bits")
     if wire.field.name == "vlan_tci":
         set_field(made, wire.field, value << start, (1 << count) - 1 << start)
     else:
-        _set_wire(made, wire, value << start, (1 << count) - 1 << start)
+        set_wire(made, wire, value << start, (1 << count) - 1 << start)
 
 
-def _load2(made: Program, body: memoryview) -> None:
+def _load_2(made: Program, body: memoryview) -> None:
     wire, value, mask, _ = read_tlv(body[6:], "load")
-    _set_wire(made, wire, value, mask)
+    set_wire(made, wire, value, mask)
 
 
 def _output_reg(made: Program, body: memoryview) -> None:
@@ -97,7 +97,7 @@ def _set_queue(made: Program, body: memoryview) -> None:
     made.add(p.SET_QUEUE, 0, struct.unpack_from("!I", body, 2)[0])
 
 
-def _stack(code: int) -> Callable[[Program, memoryview], None]:
+def _stack(code: int) -> Add:
     def add(made: Program, body: memoryview) -> None:
         start, header, count = struct.unpack_from("!HIH", body)
         written = code == p.POP
@@ -114,7 +114,7 @@ def _stack(code: int) -> Callable[[Program, memoryview], None]:
 def _dec_ttl_ids(made: Program, body: memoryview) -> None:
     (count,) = struct.unpack_from("!H", body)
     if len(body) < 6 + 2 * count or not count:
-        raise bad(ACTION_BAD_LEN, f"dec_ttl: {count} controllers do not fit")
+        raise bad_action(ACTION_BAD_LEN, f"dec_ttl: {count} controllers do not fit")
     made.add(p.DEC_TTL, 0, struct.unpack_from("!H", body, 6)[0])
 
 
@@ -126,14 +126,6 @@ def _controller(made: Program, body: memoryview) -> None:
 def _write_metadata(made: Program, body: memoryview) -> None:
     value, mask = struct.unpack_from("!QQ", body, 6)
     set_field(made, BY_NAME["metadata"], value & mask, mask)
-
-
-def _mpls_type(code: int) -> Callable[[Program, memoryview], None]:
-    def add(made: Program, body: memoryview) -> None:
-        made.add(code, raw16(struct.unpack_from("!H", body)[0]))
-        made.retyped = True
-
-    return add
 
 
 def _clone(made: Program, body: memoryview) -> None:
@@ -154,20 +146,20 @@ def _multipath(made: Program, body: memoryview) -> None:
     fields, basis, algorithm, last, argument, where, header = struct.unpack_from("!HH2xHHI2xHI", body)
     start, count = where >> 6, (where & 63) + 1
     if fields > p.HASH_IP_DST or algorithm > p.LINK_ITERATIVE:
-        raise bad(ACTION_BAD_ARG, f"multipath: fields {fields} or algorithm {algorithm} are not there")
+        raise bad_action(ACTION_BAD_ARG, f"multipath: fields {fields} or algorithm {algorithm} are not there")
     if last >> count:
-        raise bad(ACTION_BAD_ARG, f"multipath: {last + 1} links have no number each in {count} bits")
+        raise bad_action(ACTION_BAD_ARG, f"multipath: {last + 1} links have no number each in {count} bits")
     wire, bit, _ = subfield(header, start, count, "multipath", written=True)
     made.reads |= _hashed(fields)
     kind = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
     made.add(p.MULTIPATH, kind, last + 1, fields, basis ^ argument, algorithm, bit, count)
 
 
-def _bundle(is_loaded: bool) -> Callable[[Program, memoryview], None]:
+def _bundle(is_loaded: bool) -> Add:
     def add(made: Program, body: memoryview) -> None:
         algorithm, fields, basis, kind, members, where, header = struct.unpack_from("!HHHIHHI", body)
         if fields > p.HASH_IP_DST or algorithm > p.MEMBER_HIGHEST_RANDOM_WEIGHT or kind != MEMBER_IN_PORT:
-            raise bad(ACTION_BAD_ARG, f"bundle: fields {fields}, algorithm {algorithm} or members {kind:#x}")
+            raise bad_action(ACTION_BAD_ARG, f"bundle: fields {fields}, algorithm {algorithm} or members {kind:#x}")
         ports = [port_32(each) for each in struct.unpack_from(f"!{members}H", body, 22)]
         bit = count = 0
         follows = p.SET_NOTHING
@@ -212,16 +204,16 @@ def _fin_timeout(made: Program, body: memoryview) -> None:
 def _conjunction(made: Program, body: memoryview) -> None:
     clause, clauses, number = struct.unpack_from("!BBI", body)
     if not 2 <= clauses <= 64 or clause >= clauses:
-        raise bad(ACTION_BAD_ARG, f"conjunction: clause {clause + 1} of {clauses}")
+        raise bad_action(ACTION_BAD_ARG, f"conjunction: clause {clause + 1} of {clauses}")
     made.add(p.CONJUNCTION, 0, number, clause | clauses << 8)
 
 
 MAX_LEN, CONTROLLER_ID, REASON, USERDATA, _PAUSE, METER_ID = range(6)
 
 
-def _controller2(made: Program, body: memoryview) -> None:
+def _controller_2(made: Program, body: memoryview) -> None:
     assert made.targets is not None
-    max_len, number, reason, user_data = 0xFFFF, 0, 1, 0
+    max_len, number, reason, user_data = WHOLE, 0, REASON_ACTION, 0
     at = 6
     while at + 4 <= len(body):
         kind, length = struct.unpack_from("!HH", body, at)
@@ -239,44 +231,40 @@ def _controller2(made: Program, body: memoryview) -> None:
         elif kind == METER_ID:
             add_meter(made, struct.unpack_from("!I", value)[0])
         elif kind:
-            raise bad(ACTION_BAD_ARG, f"controller: property {kind} is not there")
+            raise bad_action(ACTION_BAD_ARG, f"controller: property {kind} is not there")
         at += (length + 7) // 8 * 8
     made.add(p.CONTROLLER, max_len, number, reason, user_data)
 
 
-def _simple(code: int) -> Callable[[Program, memoryview], None]:
-    return lambda made, _body: made.add(code)
-
-
-NICIRA: dict[int, tuple[int, Callable[[Program, memoryview], None]]] = {
-    1: (16, _resubmit_port),
-    2: (16, _set_tunnel),
-    4: (16, _set_queue),
-    5: (16, _simple(p.POP_QUEUE)),
-    6: (24, _move),
-    7: (24, _load),
-    8: (16, lambda _made, _body: None),  # a note
-    9: (24, _set_tunnel_64),
-    10: (32, _multipath),
-    12: (32, _bundle(is_loaded=False)),
-    13: (32, _bundle(is_loaded=True)),
-    14: (16, _resubmit_table),
-    15: (24, _output_reg),
-    16: (32, _learn),
-    17: (16, _simple(p.EXIT)),
-    18: (16, _simple(p.DEC_TTL)),
-    19: (16, _fin_timeout),
-    20: (16, _controller),
-    21: (16, _dec_ttl_ids),
-    22: (32, _write_metadata),
-    23: (16, _mpls_type(p.PUSH_MPLS)),
-    24: (16, _mpls_type(p.POP_MPLS)),
-    25: (16, lambda made, body: made.add(p.SET_MPLS_TTL, body[0])),
-    26: (16, _simple(p.DEC_MPLS_TTL)),
-    27: (24, _stack(p.PUSH)),
-    28: (24, _stack(p.POP)),
-    33: (16, _load2),
-    34: (16, _conjunction),
-    37: (16, _controller2),
-    42: (16, _clone),
+NICIRA |= {
+    Nx.RESUBMIT: (16, _resubmit_port),
+    Nx.SET_TUNNEL: (16, _set_tunnel),
+    Nx.SET_QUEUE: (16, _set_queue),
+    Nx.POP_QUEUE: (16, simple(p.POP_QUEUE)),
+    Nx.MOVE: (24, _move),
+    Nx.LOAD: (24, _load),
+    Nx.NOTE: (16, lambda _made, _body: None),
+    Nx.SET_TUNNEL_64: (24, _set_tunnel_64),
+    Nx.MULTIPATH: (32, _multipath),
+    Nx.BUNDLE: (32, _bundle(is_loaded=False)),
+    Nx.BUNDLE_LOAD: (32, _bundle(is_loaded=True)),
+    Nx.RESUBMIT_TABLE: (16, _resubmit_table),
+    Nx.OUTPUT_REG: (24, _output_reg),
+    Nx.LEARN: (32, _learn),
+    Nx.EXIT: (16, simple(p.EXIT)),
+    Nx.DEC_TTL: (16, simple(p.DEC_TTL)),
+    Nx.FIN_TIMEOUT: (16, _fin_timeout),
+    Nx.CONTROLLER: (16, _controller),
+    Nx.DEC_TTL_IDS: (16, _dec_ttl_ids),
+    Nx.WRITE_METADATA: (32, _write_metadata),
+    Nx.PUSH_MPLS: (16, retype_mpls(p.PUSH_MPLS)),
+    Nx.POP_MPLS: (16, retype_mpls(p.POP_MPLS)),
+    Nx.SET_MPLS_TTL: (16, with_byte(p.SET_MPLS_TTL)),
+    Nx.DEC_MPLS_TTL: (16, simple(p.DEC_MPLS_TTL)),
+    Nx.PUSH: (24, _stack(p.PUSH)),
+    Nx.POP: (24, _stack(p.POP)),
+    Nx.LOAD_2: (16, _load_2),
+    Nx.CONJUNCTION: (16, _conjunction),
+    Nx.CONTROLLER_2: (16, _controller_2),
+    Nx.CLONE: (16, _clone),
 }

@@ -15,7 +15,7 @@ from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import Removal
 from penstock.openflow.match import Match, encode_13, encode_tlvs, in_key, make, port_16
 from penstock.openflow.match10 import encode_10
-from penstock.openflow.wire import NICIRA_ID, OF10, Type, message
+from penstock.openflow.wire import NICIRA_ID, OF10, Type, duration, message, tlv
 from penstock.packet.fields import FIELDS
 
 STANDARD, NX, NX2 = range(3)  # formats
@@ -66,30 +66,24 @@ def packet_in(version: int, form: int, found: PacketIn, user_data: bytes) -> byt
     return message(version, Type.PACKET_IN, 0, head + encode_13(metadata(found.key)) + bytes(2) + frame)
 
 
-def _property(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("!HH", kind, length) + value + bytes(-length % 8)
-
-
 def _properties(found: PacketIn, user_data: bytes) -> bytes:
-    out = _property(PACKET, found.data)
+    out = tlv(PACKET, found.data)
     if found.wire_length != len(found.data):
-        out += _property(FULL_LEN, struct.pack("!I", found.wire_length))
-    out += _property(TABLE_ID, bytes([found.table])) + _property(REASON, bytes([found.reason]))
+        out += tlv(FULL_LEN, struct.pack("!I", found.wire_length))
+    out += tlv(TABLE_ID, bytes([found.table])) + tlv(REASON, bytes([found.reason]))
     if found.cookie != 0xFFFFFFFFFFFFFFFF:
-        out += _property(COOKIE, struct.pack("!4xQ", found.cookie))
-    out += _property(METADATA, encode_tlvs(metadata(found.key)))
+        out += tlv(COOKIE, struct.pack("!4xQ", found.cookie))
+    out += tlv(METADATA, encode_tlvs(metadata(found.key)))
     if user_data:
-        out += _property(USERDATA, user_data)
+        out += tlv(USERDATA, user_data)
     return out
 
 
 def flow_removed(version: int, nxm: bool, bridge: OpenFlowBridge, entry: FlowEntry, reason: Removal) -> bytes:
     """The message that a flow is gone; ``nxm``: its match has Nicira's form (1.0 alone)."""
-    spent = max(0, int(monotonic_ns()) - entry.created)
     packets, octets, _ = bridge.region.count(entry.number)
     match = Match(entry.key, entry.mask)
-    seconds, rest = divmod(spent, 1_000_000_000)
+    seconds, rest = duration(int(monotonic_ns()) - entry.created)
     if version == OF10 and nxm:
         tlvs = encode_tlvs(match, nxm=True)
         head = struct.pack(

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 
 from penstock.openflow.match import port_16, port_32
-from penstock.openflow.wire import BAD_LEN, OF10, ErrorType, OpenFlowError, Type, message
+from penstock.openflow.wire import BAD_LEN, OF10, ErrorType, OpenFlowError, Type, duration, message
 
 PORT_DOWN, NO_RECV, NO_FWD, NO_PACKET_IN = 1 << 0, 1 << 2, 1 << 5, 1 << 6
 CONFIG_10, CONFIG_13 = 0x7F, PORT_DOWN | NO_RECV | NO_FWD | NO_PACKET_IN
@@ -64,8 +64,7 @@ def statistics(version: int, port: OfPort, now: int) -> bytes:
     )  # fmt: skip
     if version == OF10:
         return struct.pack("!H6x12Q", port_16(port.number), *counts)
-    spent = now - port.since
-    return struct.pack("!I4x12QII", port.number, *counts, spent // 1_000_000_000, spent % 1_000_000_000)
+    return struct.pack("!I4x12QII", port.number, *counts, *duration(now - port.since))
 
 
 @dataclass(frozen=True, slots=True)

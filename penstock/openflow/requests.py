@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from penstock.engine.flow_tables import TABLES
 from penstock.openflow import ports as port_codec
 from penstock.openflow import stats
-from penstock.openflow.actions import apply_instruction
+from penstock.openflow.action_wire import apply_instruction
 from penstock.openflow.actions10 import actions_from_10, from_10
 from penstock.openflow.flow_mod import ANY_GROUP, ANY_PORT, FLAGS_KNOWN, FlowMod
-from penstock.openflow.groups import decode_group_mod, decode_meter_mod, group_mod, meter_mod
+from penstock.openflow.group_mod import decode_group_mod
+from penstock.openflow.groups import group_mod
 from penstock.openflow.match import Match, decode_13, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10
+from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.session import EQUAL, LOG, MASTER, NOCHANGE, SLAVE, Asynchronous, Session, handles
 from penstock.openflow.wire import (
     BAD_LEN,

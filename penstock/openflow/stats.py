@@ -11,7 +11,7 @@ from importlib.metadata import version as package_version
 
 from penstock.engine.flow_tables import FLOWS_MAX, FlowEntry
 from penstock.machine import monotonic_ns
-from penstock.openflow import groups
+from penstock.openflow import groups, meters
 from penstock.openflow import ports as port_codec
 from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import EMPTY, OpenFlowBridge
@@ -27,6 +27,7 @@ from penstock.openflow.wire import (
     BAD_LEN,
     BAD_MULTIPART,
     BAD_PORT,
+    NANOSECONDS,
     NICIRA_ID,
     OF10,
     OF13,
@@ -34,6 +35,7 @@ from penstock.openflow.wire import (
     OpenFlowError,
     Raw,
     Type,
+    duration,
     message,
 )
 
@@ -44,7 +46,6 @@ TABLE_FEATURES, PORT_DESC, EXPERIMENTER = 12, 13, 0xFFFF
 NX_FLOW, NX_AGGREGATE = 0, 1
 MORE = 1
 PART_MAX = 60000
-NANOSECONDS = 1_000_000_000
 NONE_16 = 0xFFFF
 
 
@@ -92,18 +93,20 @@ def select_13(body: memoryview) -> Select:
     return Select(table, match, cookie, mask, port, group)
 
 
-def _duration(entry: FlowEntry, now: int) -> tuple[int, int]:
-    spent = max(0, now - entry.created)
-    return spent // NANOSECONDS, spent % NANOSECONDS
-
-
 def flow_10(bridge: OpenFlowBridge, entry: FlowEntry, now: int) -> bytes:
     """ofp_flow_stats of 1.0."""
     packets, octets, _ = bridge.region.count(entry.number)
     actions = to_10(bridge.instructions(entry))
     head = struct.pack("!HBx", 4 + 40 + 44 + len(actions), entry.table)
     rest = struct.pack(
-        "!IIHHH6xQQQ", *_duration(entry, now), entry.priority, entry.idle, entry.hard, entry.cookie, packets, octets
+        "!IIHHH6xQQQ",
+        *duration(now - entry.created),
+        entry.priority,
+        entry.idle,
+        entry.hard,
+        entry.cookie,
+        packets,
+        octets,
     )
     return head + encode_10(Match(entry.key, entry.mask)) + rest + actions
 
@@ -117,7 +120,7 @@ def flow_nx(bridge: OpenFlowBridge, entry: FlowEntry, now: int) -> bytes:
     hard_age = min(0xFFFF, max(0, now - entry.modified) // NANOSECONDS + 1)
     padded = match + bytes(-len(match) % 8)
     head = struct.pack(
-        "!HBxIIHHHHHHQQQ", 48 + len(padded) + len(actions), entry.table, *_duration(entry, now), entry.priority,
+        "!HBxIIHHHHHHQQQ", 48 + len(padded) + len(actions), entry.table, *duration(now - entry.created), entry.priority,
         entry.idle, entry.hard, len(match), idle_age, hard_age, entry.cookie, packets, octets,
     )  # fmt: skip
     return head + padded + actions
@@ -128,7 +131,7 @@ def flow_13(bridge: OpenFlowBridge, entry: FlowEntry, now: int) -> bytes:
     packets, octets, _ = bridge.region.count(entry.number)
     body = encode_13(Match(entry.key, entry.mask)) + bridge.instructions(entry)
     head = struct.pack(
-        "!HBxIIHHHH4xQQQ", 48 + len(body), entry.table, *_duration(entry, now), entry.priority, entry.idle,
+        "!HBxIIHHHH4xQQQ", 48 + len(body), entry.table, *duration(now - entry.created), entry.priority, entry.idle,
         entry.hard, entry.flags, entry.cookie, packets, octets,
     )  # fmt: skip
     return head + body
@@ -215,9 +218,9 @@ REQUESTS_13: dict[int, Callable[[Session, memoryview], Iterable[bytes]]] = {
     GROUP: lambda session, body: groups.group_stats(session.host.bridge, body),
     GROUP_DESC: lambda session, _body: groups.group_descriptions(session.host.bridge),
     GROUP_FEATURES: lambda _session, _body: [groups.group_features()],
-    METER: lambda session, body: groups.meter_stats(session.host.bridge, body),
-    METER_CONFIG: lambda session, body: groups.meter_configs(session.host.bridge, body),
-    METER_FEATURES: lambda _session, _body: [groups.meter_features()],
+    METER: lambda session, body: meters.meter_stats(session.host.bridge, body),
+    METER_CONFIG: lambda session, body: meters.meter_configs(session.host.bridge, body),
+    METER_FEATURES: lambda _session, _body: [meters.meter_features()],
     TABLE_FEATURES: lambda _session, _body: table_features(),
 }
 

@@ -6,7 +6,10 @@ import struct
 from collections.abc import Iterator
 
 from penstock.engine.flow_tables import FLOWS_MAX, TABLES
-from penstock.openflow.actions import ACTIONS, FOLLOWS, GOTO_TABLE, METER, READ_ONLY
+from penstock.openflow.action_wire import Instruction
+from penstock.openflow.compile import ACTIONS, FOLLOWS, READ_ONLY
+from penstock.openflow.match import OPENFLOW_BASIC, wire_of
+from penstock.openflow.wire import tlv
 from penstock.packet.fields import FIELDS, Field
 
 (
@@ -14,27 +17,14 @@ from penstock.packet.fields import FIELDS, Field
     APPLY_ACTIONS_MISS, MATCH, _NONE, WILDCARDS, _NONE2, WRITE_SETFIELD, WRITE_SETFIELD_MISS, APPLY_SETFIELD,
     APPLY_SETFIELD_MISS,
 ) = range(16)  # fmt: skip
-OPENFLOW_BASIC = 0x8000
-
-
-def _property(kind: int, value: bytes) -> bytes:
-    length = 4 + len(value)
-    return struct.pack("!HH", kind, length) + value + bytes(-length % 8)
-
-
-def _octets(row: Field) -> int:
-    bits = 13 if row.name == "vlan_vid" else row.bits
-    size = (bits + 7) // 8
-    return 4 if size == 3 else size
 
 
 def _field_ids(rows: list[Field], masked: bool) -> bytes:
     out = bytearray()
     for row in rows:
-        number = row.oxm or row.nxm
-        assert number is not None
-        has_mask = masked and row.maskable
-        out += struct.pack("!HBB", number[0], number[1] << 1 | has_mask, _octets(row) << has_mask)
+        wire = wire_of(row)
+        assert wire is not None
+        out += struct.pack("!I", wire.header(masked=masked and row.maskable))
     return bytes(out)
 
 
@@ -47,11 +37,11 @@ _SET = [row for row in _MATCHED if row.name not in READ_ONLY and (row.name in FO
 _ACTION_IDS = b"".join(struct.pack("!HH", kind, 4) for kind in sorted(ACTIONS))
 _COMMON = b"".join(
     [
-        *(_property(kind, _ACTION_IDS) for kind in range(WRITE_ACTIONS, APPLY_ACTIONS_MISS + 1)),
-        _property(MATCH, _field_ids(_MATCHED, masked=True)),
-        _property(WILDCARDS, _field_ids(_MATCHED, masked=False)),
+        *(tlv(kind, _ACTION_IDS) for kind in range(WRITE_ACTIONS, APPLY_ACTIONS_MISS + 1)),
+        tlv(MATCH, _field_ids(_MATCHED, masked=True)),
+        tlv(WILDCARDS, _field_ids(_MATCHED, masked=False)),
         *(
-            _property(kind, _field_ids(_SET, masked=False))
+            tlv(kind, _field_ids(_SET, masked=False))
             for kind in (WRITE_SETFIELD, WRITE_SETFIELD_MISS, APPLY_SETFIELD, APPLY_SETFIELD_MISS)
         ),
     ]
@@ -63,15 +53,15 @@ def table_features() -> Iterator[bytes]:
     everything = (1 << 64) - 1
     for table in range(TABLES):
         last = table == TABLES - 1
-        instructions = [each for each in range(GOTO_TABLE, METER + 1) if not (last and each == GOTO_TABLE)]
+        instructions = [each for each in Instruction if not (last and each == Instruction.GOTO_TABLE)]
         ids = b"".join(struct.pack("!HH", each, 4) for each in instructions)
         following = bytes(range(table + 1, TABLES))
         body = b"".join(
             [
-                _property(INSTRUCTIONS, ids),
-                _property(INSTRUCTIONS_MISS, ids),
-                _property(NEXT_TABLES, following),
-                _property(NEXT_TABLES_MISS, following),
+                tlv(INSTRUCTIONS, ids),
+                tlv(INSTRUCTIONS_MISS, ids),
+                tlv(NEXT_TABLES, following),
+                tlv(NEXT_TABLES_MISS, following),
                 _COMMON,
             ]
         )

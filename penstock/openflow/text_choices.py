@@ -5,14 +5,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 
-from penstock.openflow.actions import nicira
-from penstock.openflow.learn import HEAD, IMMEDIATE, TO_LOAD, TO_MATCH, TO_OUTPUT, TO_SHIFT, decode_learn
-from penstock.openflow.match import BY_NUMBER, port_16
+from penstock.openflow.action_wire import Nx, nicira
+from penstock.openflow.learn import (
+    HEAD,
+    IMMEDIATE,
+    TO_LOAD,
+    TO_MATCH,
+    TO_OUTPUT,
+    TO_SHIFT,
+    decode_learn,
+    immediate_size,
+)
+from penstock.openflow.match import port_16
 from penstock.openflow.nicira import MEMBER_IN_PORT
 from penstock.openflow.text_match import TextError, parse_port, parse_value, show_port, show_value, split
-from penstock.openflow.text_parts import header_of, number, parse_part, show_part
+from penstock.openflow.text_parts import inside, number, parse_part, show_part
 
-NX_MULTIPATH, NX_BUNDLE, NX_BUNDLE_LOAD, NX_LEARN, NX_FIN_TIMEOUT, NX_CONJUNCTION = 10, 12, 13, 16, 19, 34
 FIELDS = ("eth_src", "symmetric_l4", "symmetric_l3l4", "symmetric_l3l4+udp", "nw_src", "nw_dst")
 LINKS = ("modulo_n", "hash_threshold", "hrw", "iter_hash")
 MEMBERS = ("active_backup", "hrw")
@@ -23,10 +31,6 @@ Names = Mapping[str, int]
 Numbers = Mapping[int, str]
 
 
-def _inside(text: str) -> str:
-    return text.removeprefix("(").removesuffix(")")
-
-
 def _choice(text: str, known: tuple[str, ...], what: str) -> int:
     if text not in known:
         raise TextError(f"{what}: '{text}' is unknown; known are {', '.join(known)}")
@@ -35,7 +39,7 @@ def _choice(text: str, known: tuple[str, ...], what: str) -> int:
 
 def parse_conjunction(text: str, _names: Names) -> bytes:
     """conjunction(ID,CLAUSE/CLAUSES)."""
-    ident, _, clause_text = _inside(text).partition(",")
+    ident, _, clause_text = inside(text).partition(",")
     clause, _, clauses = clause_text.partition("/")
     body = (
         number(clause, "conjunction: clause", 64) - 1, number(clauses, "conjunction: clauses", 64),
@@ -43,7 +47,7 @@ def parse_conjunction(text: str, _names: Names) -> bytes:
     )  # fmt: skip
     if body[0] < 0:
         raise TextError("conjunction: clauses are counted from 1")
-    return nicira(NX_CONJUNCTION, struct.pack("!BBI", *body))
+    return nicira(Nx.CONJUNCTION, struct.pack("!BBI", *body))
 
 
 def show_conjunction(body: memoryview, _numbers: Numbers) -> str:
@@ -54,11 +58,11 @@ def show_conjunction(body: memoryview, _numbers: Numbers) -> str:
 
 def parse_fin_timeout(text: str, _names: Names) -> bytes:
     """fin_timeout(idle_timeout=SECONDS,hard_timeout=SECONDS)."""
-    found = {key: number(value or "", f"fin_timeout: {key}", 0xFFFF) for key, value in split(_inside(text))}
+    found = {key: number(value or "", f"fin_timeout: {key}", 0xFFFF) for key, value in split(inside(text))}
     unknown = found.keys() - {"idle_timeout", "hard_timeout"}
     if unknown:
         raise TextError(f"fin_timeout: '{unknown.pop()}' is unknown; known are idle_timeout and hard_timeout")
-    return nicira(NX_FIN_TIMEOUT, struct.pack("!HH2x", found.get("idle_timeout", 0), found.get("hard_timeout", 0)))
+    return nicira(Nx.FIN_TIMEOUT, struct.pack("!HH2x", found.get("idle_timeout", 0), found.get("hard_timeout", 0)))
 
 
 def show_fin_timeout(body: memoryview, _numbers: Numbers) -> str:
@@ -70,25 +74,25 @@ def show_fin_timeout(body: memoryview, _numbers: Numbers) -> str:
 
 def parse_multipath(text: str, _names: Names) -> bytes:
     """multipath(FIELDS,BASIS,ALGORITHM,LINKS,ARGUMENT,FIELD[a..b])."""
-    parts = [each.strip() for each in _inside(text).split(",")]
+    parts = [each.strip() for each in inside(text).split(",")]
     if len(parts) != 6:
         raise TextError(f"multipath{text}: as in multipath(eth_src,50,modulo_n,1,0,NXM_NX_REG0[0..15])")
-    row, start, count = parse_part(parts[5])
+    wire, start, count = parse_part(parts[5])
     links = number(parts[3], "multipath: links", 0x10000)
     if not links:
         raise TextError("multipath: there is 1 link at least")
     body = struct.pack(
         "!HH2xHHI2xHI", _choice(parts[0], FIELDS, "multipath: fields"), number(parts[1], "multipath: basis", 0xFFFF),
         _choice(parts[2], LINKS, "multipath: algorithm"), links - 1, number(parts[4], "multipath: argument", 0xFFFF),
-        start << 6 | count - 1, header_of(row),
+        start << 6 | count - 1, wire.header(),
     )  # fmt: skip
-    return nicira(NX_MULTIPATH, body)
+    return nicira(Nx.MULTIPATH, body)
 
 
 def show_multipath(body: memoryview, _numbers: Numbers) -> str:
     """And back."""
     fields, basis, algorithm, last, argument, where, header = struct.unpack_from("!HH2xHHI2xHI", body)
-    part = show_part(BY_NUMBER[header >> 9], where >> 6, (where & 63) + 1)
+    part = show_part(header, where >> 6, (where & 63) + 1)
     return f"multipath({FIELDS[fields]},{basis},{LINKS[algorithm]},{last + 1},{argument},{part})"
 
 
@@ -96,20 +100,20 @@ def parse_bundle(is_loaded: bool) -> Callable[[str, Names], bytes]:
     """bundle(FIELDS,BASIS,ALGORITHM,ofport,members:PORT,...), and bundle_load with a field before the members."""
 
     def parse(text: str, names: Names) -> bytes:
-        head, separator, members = _inside(text).replace("slaves:", "members:").partition("members:")
+        head, separator, members = inside(text).replace("slaves:", "members:").partition("members:")
         parts = [each.strip() for each in head.strip(", ").split(",")]
         if not separator or len(parts) != 4 + is_loaded:
             raise TextError(f"bundle{text}: as in bundle(eth_src,0,hrw,ofport,members:1,2)")
         where, header = 0, 0
         if is_loaded:
-            row, start, count = parse_part(parts[4])
-            where, header = start << 6 | count - 1, header_of(row)
+            wire, start, count = parse_part(parts[4])
+            where, header = start << 6 | count - 1, wire.header()
         ports = [port_16(parse_port(each.strip(), names)) for each in members.split(",") if each.strip()]
         body = struct.pack(
             "!HHHIHHI4x", _choice(parts[2], MEMBERS, "bundle: algorithm"), _choice(parts[0], FIELDS, "bundle: fields"),
             number(parts[1], "bundle: basis", 0xFFFF), MEMBER_IN_PORT, len(ports), where, header,
         )  # fmt: skip
-        return nicira(NX_BUNDLE_LOAD if is_loaded else NX_BUNDLE, body + struct.pack(f"!{len(ports)}H", *ports))
+        return nicira(Nx.BUNDLE_LOAD if is_loaded else Nx.BUNDLE, body + struct.pack(f"!{len(ports)}H", *ports))
 
     return parse
 
@@ -121,7 +125,7 @@ def show_bundle(is_loaded: bool) -> Callable[[memoryview, Numbers], str]:
         algorithm, fields, basis, _kind, count, where, header = struct.unpack_from("!HHHIHHI", body)
         ports = struct.unpack_from(f"!{count}H", body, 22)
         parts = [FIELDS[fields], str(basis), MEMBERS[algorithm], "ofport"]
-        parts += [show_part(BY_NUMBER[header >> 9], where >> 6, (where & 63) + 1)] if is_loaded else []
+        parts += [show_part(header, where >> 6, (where & 63) + 1)] if is_loaded else []
         name = "bundle_load" if is_loaded else "bundle"
         return f"{name}({','.join(parts)},members:{','.join(show_port(each, numbers) for each in ports)})"
 
@@ -129,29 +133,29 @@ def show_bundle(is_loaded: bool) -> Callable[[memoryview, Numbers], str]:
 
 
 def _immediate(bits: int, value: int) -> bytes:
-    return value.to_bytes((bits + 15) // 16 * 2, "big")
+    return value.to_bytes(immediate_size(bits), "big")
 
 
 def _learn_part(key: str, value: str | None, names: Names) -> bytes:
     """One part of a learn: FIELD, FIELD=VALUE, FIELD=FIELD, load:X->FIELD or output:FIELD."""
     if key.startswith("output:"):
-        row, start, count = parse_part(key.removeprefix("output:"))
-        return struct.pack("!HIH", count | TO_OUTPUT << TO_SHIFT, header_of(row), start)
+        wire, start, count = parse_part(key.removeprefix("output:"))
+        return struct.pack("!HIH", count | TO_OUTPUT << TO_SHIFT, wire.header(), start)
     if key.startswith("load:"):
         source, _, destination = key.removeprefix("load:").partition("->")
-        row, start, count = parse_part(destination)
-        end = struct.pack("!IH", header_of(row), start)
+        wire, start, count = parse_part(destination)
+        end = struct.pack("!IH", wire.header(), start)
         if "[" in source:
-            from_row, from_start, _ = parse_part(source)
-            return struct.pack("!HIH", count | TO_LOAD << TO_SHIFT, header_of(from_row), from_start) + end
+            from_wire, from_start, _ = parse_part(source)
+            return struct.pack("!HIH", count | TO_LOAD << TO_SHIFT, from_wire.header(), from_start) + end
         loaded = number(source, "learn: load", (1 << count) - 1)
         return struct.pack("!H", count | TO_LOAD << TO_SHIFT | IMMEDIATE) + _immediate(count, loaded) + end
-    row, start, count = parse_part(key)
-    end = struct.pack("!IH", header_of(row), start)
+    wire, start, count = parse_part(key)
+    end = struct.pack("!IH", wire.header(), start)
     if value is None or "[" in value:
-        from_row, from_start, _ = parse_part(value or key)
-        return struct.pack("!HIH", count | TO_MATCH << TO_SHIFT, header_of(from_row), from_start) + end
-    wanted, _ = parse_value(row, value, names)
+        from_wire, from_start, _ = parse_part(value or key)
+        return struct.pack("!HIH", count | TO_MATCH << TO_SHIFT, from_wire.header(), from_start) + end
+    wanted, _ = parse_value(wire.field, value, names)
     return struct.pack("!H", count | TO_MATCH << TO_SHIFT | IMMEDIATE) + _immediate(count, wanted) + end
 
 
@@ -160,7 +164,7 @@ def parse_learn(text: str, names: Names) -> bytes:
     numbers = dict.fromkeys(_LEARN_NUMBERS, 0) | {"priority": 0x8000, "table": 1}
     flags = 0
     parts = b""
-    for key, value in split(_inside(text)):
+    for key, value in split(inside(text)):
         if key in LEARN_FLAGS and value is None:
             flags |= LEARN_FLAGS[key]
         elif key in numbers:
@@ -171,7 +175,7 @@ def parse_learn(text: str, names: Names) -> bytes:
         numbers["idle_timeout"], numbers["hard_timeout"], numbers["priority"], numbers["cookie"], flags,
         numbers["table"], numbers["fin_idle_timeout"], numbers["fin_hard_timeout"],
     )  # fmt: skip
-    return nicira(NX_LEARN, head + parts)
+    return nicira(Nx.LEARN, head + parts)
 
 
 def show_learn(body: memoryview, numbers: Numbers) -> str:

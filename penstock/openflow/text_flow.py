@@ -19,11 +19,14 @@ from penstock.openflow.flow_mod import (
     FlowMod,
     Select,
 )
-from penstock.openflow.groups import ALL, BURST, FAST_FAILOVER, GROUP_ANY, INDIRECT, PKTPS, SELECT, split_buckets
+from penstock.openflow.group_mod import ALL, FAST_FAILOVER, GROUP_ANY, INDIRECT, SELECT, split_buckets
 from penstock.openflow.match import Builder, Match
-from penstock.openflow.text_actions import parse_instructions, show_actions, show_instructions
+from penstock.openflow.meters import BURST, PKTPS
+from penstock.openflow.text_actions import parse_instructions
 from penstock.openflow.text_match import TextError, add_field, parse_port, show_match, show_port, split
-from penstock.packet.text import parse_number
+from penstock.openflow.text_parts import number
+from penstock.openflow.text_shown import show_actions, show_instructions
+from penstock.openflow.wire import NANOSECONDS
 
 DEFAULT_PRIORITY = 0x8000
 FLAGS = {
@@ -42,7 +45,6 @@ _LIMITS = {
 }
 _IGNORED = {"duration", "n_packets", "n_bytes", "idle_age", "hard_age"}
 GROUP_TYPES = {ALL: "all", SELECT: "select", INDIRECT: "indirect", FAST_FAILOVER: "ff"}
-NANOSECONDS = 1_000_000_000
 
 
 def parse_flow(text: str, names: Mapping[str, int]) -> FlowMod:
@@ -58,7 +60,7 @@ def parse_flow(text: str, names: Mapping[str, int]) -> FlowMod:
         elif key in _LIMITS:
             _set_number(mod, key, value)
         elif key == "cookie":
-            mod.cookie = _number("cookie", value, (1 << 64) - 1)
+            mod.cookie = number(value or "", "cookie", (1 << 64) - 1)
         elif key not in _IGNORED and not add_field(made, key, value, names):
             raise TextError(f"flow '{text}': '{key}' is no match field and no setting")
     mod.match = made.match()
@@ -74,18 +76,8 @@ def _cut(text: str) -> tuple[str, str, str]:
     return text, "", ""
 
 
-def _number(key: str, text: str | None, top: int) -> int:
-    try:
-        value = parse_number(text or "")
-    except ValueError:
-        raise TextError(f"{key}={text} is no number") from None
-    if not 0 <= value <= top:
-        raise TextError(f"{key}={text}: must be 0 to {top}")
-    return value
-
-
 def _set_number(mod: FlowMod, key: str, text: str | None) -> None:
-    value = _number(key, text, _LIMITS[key])
+    value = number(text or "", key, _LIMITS[key])
     setattr(mod, {"idle_timeout": "idle", "hard_timeout": "hard"}.get(key, key), value)
 
 
@@ -95,15 +87,15 @@ def parse_select(text: str, names: Mapping[str, int]) -> Select:
     table, cookie, cookie_mask, out_port, out_group = ALL_TABLES, 0, 0, ANY_PORT, ANY_GROUP
     for key, value in split(text):
         if key == "table":
-            table = _number(key, value, TABLES - 1)
+            table = number(value or "", key, TABLES - 1)
         elif key == "cookie":
-            number, _, mask = (value or "").partition("/")
-            cookie = _number(key, number, (1 << 64) - 1)
-            cookie_mask = (1 << 64) - 1 if mask in ("", "-1") else _number(key, mask, (1 << 64) - 1)
+            text, _, mask = (value or "").partition("/")
+            cookie = number(text, key, (1 << 64) - 1)
+            cookie_mask = (1 << 64) - 1 if mask in ("", "-1") else number(mask, key, (1 << 64) - 1)
         elif key == "out_port":
             out_port = parse_port(value or "", names)
         elif key == "out_group":
-            out_group = _number(key, value, ANY_GROUP)
+            out_group = number(value or "", key, ANY_GROUP)
         elif not add_field(made, key, value, names):
             raise TextError(f"'{key}' is no match field")
     return Select(table, made.match(), cookie, cookie_mask, out_port, out_group)

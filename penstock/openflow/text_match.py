@@ -36,24 +36,27 @@ class TextError(ValueError):
     """Text that says nothing, and what would be right."""
 
 
-def split(text: str) -> Iterator[tuple[str, str | None]]:
-    """Key and value (None: none was given) of a list; commas and blanks within brackets do not separate."""
+def items(text: str) -> Iterator[str]:
+    """The parts of a list; commas and blanks within brackets do not separate. Raises TextError."""
     depth = 0
     part = ""
     for char in text + ",":
-        if char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
+        depth += (char in "([{") - (char in ")]}")
         if depth == 0 and (char == "," or char.isspace()):
             if part:
-                key, equals, value = part.partition("=")
-                yield key, value if equals else None
+                yield part
             part = ""
         else:
             part += char
     if depth:
         raise TextError(f"brackets in '{text}' are not closed")
+
+
+def split(text: str) -> Iterator[tuple[str, str | None]]:
+    """Key and value (None: none was given) of each part of a list. Raises TextError."""
+    for part in items(text):
+        key, equals, value = part.partition("=")
+        yield key, value if equals else None
 
 
 def parse_port(text: str, names: Mapping[str, int]) -> int:

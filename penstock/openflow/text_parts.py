@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.openflow.match import BY_NUMBER, Wire
+from penstock.openflow.match import BY_NUMBER, Wire, wire_of
 from penstock.openflow.text_match import TextError
 from penstock.packet.fields import BY_NAME, FIELDS, NXM_OF, Field
 from penstock.packet.text import parse_number
@@ -26,22 +26,16 @@ BY_NXM_NAME = {nxm_name(row): row for row in FIELDS if row.oxm or row.nxm} | {
 }
 
 
-def header_of(row: Field) -> int:
-    """The TLV header that names a field."""
-    number = row.nxm or row.oxm
-    assert number is not None
-    return number[0] << 16 | number[1] << 9 | BY_NUMBER[number[0] << 7 | number[1]].octets
-
-
-def parse_part(text: str) -> tuple[Field, int, int]:
+def parse_part(text: str) -> tuple[Wire, int, int]:
     """Field, first bit and number of bits of ``FIELD[a..b]``. Raises TextError."""
     name, bracket, rest = text.partition("[")
     row = BY_NXM_NAME.get(name) or BY_NAME.get(name)
-    if row is None:
+    wire = wire_of(row, nxm=True) if row is not None else None
+    if wire is None:
         raise TextError(f"'{name}' is no field")
-    bits = BY_NUMBER[header_of(row) >> 9].named_bits
+    bits = wire.named_bits
     if not bracket or rest == "]":
-        return row, 0, bits
+        return wire, 0, bits
     first, dots, last = rest.rstrip("]").partition("..")
     try:
         start = int(first)
@@ -49,16 +43,22 @@ def parse_part(text: str) -> tuple[Field, int, int]:
     except ValueError:
         raise TextError(f"'{text}' is no part of a field: as in {name}[0..7]") from None
     if not 0 <= start <= end < bits:
-        raise TextError(f"'{text}': field {row.name} has bits 0 to {bits - 1}")
-    return row, start, end - start + 1
+        raise TextError(f"'{text}': field {wire.field.name} has bits 0 to {bits - 1}")
+    return wire, start, end - start + 1
 
 
-def show_part(wire: Wire, start: int, count: int) -> str:
-    """And back."""
+def show_part(field: Wire | int, start: int, count: int) -> str:
+    """And back; a field may be named by its header."""
+    wire = BY_NUMBER[field >> 9] if isinstance(field, int) else field
     name = nxm_name(wire.field)
     if start == 0 and count == wire.named_bits:
         return f"{name}[]"
     return f"{name}[{start}]" if count == 1 else f"{name}[{start}..{start + count - 1}]"
+
+
+def inside(text: str) -> str:
+    """An operand without the brackets around it."""
+    return text.removeprefix("(").removesuffix(")")
 
 
 def number(text: str, what: str, top: int) -> int:

@@ -12,6 +12,7 @@ from enum import IntEnum
 OF10, OF13 = 1, 4
 HEADER = struct.Struct("!BBHI")
 ONF_ID = 0x4F4E4600  # whose extension's errors have numbers of their own
+NANOSECONDS = 1_000_000_000  # in a second
 ERROR_DATA_MAX = 64  # bytes of the refused message that go back
 
 
@@ -121,6 +122,7 @@ INSTRUCTION_BAD_EXPERIMENTER, INSTRUCTION_BAD_LEN, INSTRUCTION_DUPLICATE = 5, 7,
 MATCH_BAD_TYPE, MATCH_BAD_LEN, MATCH_BAD_FIELD, MATCH_BAD_VALUE, MATCH_BAD_MASK, MATCH_BAD_PREREQ, MATCH_DUP_FIELD = (
     0, 1, 6, 7, 8, 9, 10,
 )  # fmt: skip
+METER_INVALID = 2
 FLOW_MOD_TABLE_FULL, FLOW_MOD_BAD_TABLE, FLOW_MOD_OVERLAP, FLOW_MOD_BAD_COMMAND, FLOW_MOD_BAD_FLAGS = 1, 2, 3, 6, 7
 
 
@@ -166,6 +168,17 @@ class Raw:
 def message(version: int, kind: Type, xid: int, body: bytes = b"") -> bytes:
     """A message's bytes."""
     return HEADER.pack(version, NUMBERS[version][kind], HEADER.size + len(body), xid) + body
+
+
+def duration(spent: int) -> tuple[int, int]:
+    """Seconds and nanoseconds, as messages have them, of a time in nanoseconds."""
+    return divmod(max(0, spent), NANOSECONDS)
+
+
+def tlv(kind: int, value: bytes) -> bytes:
+    """A property: type, length and value, padded; the length does not count the padding."""
+    length = 4 + len(value)
+    return struct.pack("!HH", kind, length) + value + bytes(-length % 8)
 
 
 class Stream:

@@ -14,7 +14,7 @@ from penstock.engine.flow_region import FlowRegion, make_region
 from penstock.engine.flow_tables import FlowTables
 from penstock.engine.warm import warm
 from penstock.machine import records
-from penstock.openflow.actions import FOLLOWS, field_words
+from penstock.openflow.compile import FOLLOWS, field_words
 from penstock.packet.fields import BY_NAME, KEY_SIZE
 from tests.engine.support import add_bridge, clear, send, sent
 

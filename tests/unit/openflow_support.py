@@ -71,7 +71,7 @@ class FakeHost:
         self.ports[port.number] = OfPort(port.number, port.name, port.mac, port.up, config)
 
     async def packet_out(self, frame: bytes, in_port: int, instructions: bytes) -> None:
-        self.bridge.packet_out_program(instructions)
+        self.bridge.programs.for_any(instructions)
         self.packets.append((frame, in_port, instructions))
 
     async def quiet(self) -> None:

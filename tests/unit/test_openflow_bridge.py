@@ -10,13 +10,17 @@ import pytest
 import penstock.datapath.pipeline.program as p
 from penstock.engine.group_tables import Band
 from penstock.openflow import stats
-from penstock.openflow.actions import apply_instruction, nicira
+from penstock.openflow.action_wire import apply_instruction, nicira
+from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import EMPTY
 from penstock.openflow.flow_mod import ALL_TABLES, Command, FlowMod, Select
-from penstock.openflow.groups import BURST, KBPS, MeterMod, meter_mod
+from penstock.openflow.group_mod import ADD, ALL, BUCKET, DELETE, FAST_FAILOVER, GROUP_ALL, GROUP_ANY, MODIFY, GroupMod
+from penstock.openflow.groups import group_mod
+from penstock.openflow.meters import BURST, KBPS, MeterMod, meter_mod
 from penstock.openflow.text_actions import parse_actions, parse_instructions
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import parse_match
+from penstock.openflow.text_shown import show_actions
 from penstock.openflow.wire import OF13, ErrorType, OpenFlowError, Raw, Stream
 from tests.unit.openflow_support import FakeHost
 
@@ -78,7 +82,7 @@ def test_what_workers_could_not_run_or_no_packet_has_is_refused(host: FakeHost, 
 
 def test_a_packet_out_is_in_table_0(host: FakeHost) -> None:
     """Resubmitting "to the table that one is in" has to name a table that there is."""
-    program = host.bridge.packet_out_program(apply_instruction(nicira(1, struct.pack("!H4x", 2))))
+    program = host.bridge.programs.for_any(apply_instruction(nicira(1, struct.pack("!H4x", 2))))
     words = host.region.operations(program)
     assert (words[0] & 255, words[0] >> 16 & 0xFFFF) == (p.RESUBMIT, 0)
 
@@ -154,3 +158,44 @@ def test_a_dump_goes_on_while_its_flows_go(host: FakeHost) -> None:
     told = flows_of(messages)
     assert len(told) > len(flows_of(messages[:1]))
     assert all(instructions == to[cookie] for cookie, instructions in told)
+
+
+@pytest.mark.parametrize(
+    ("action", "loads"),
+    [
+        ("set_field:0x0a05/0x0f0f->reg0", ["load:0x5->NXM_NX_REG0[0..3]", "load:0xa->NXM_NX_REG0[8..11]"]),
+        ("set_field:0x80000000/0x80000001->reg1", ["load:0x0->NXM_NX_REG1[0]", "load:0x1->NXM_NX_REG1[31]"]),
+        (
+            "set_field:2001:db8::1->ipv6_dst",
+            ["load:0x1->NXM_NX_IPV6_DST[0..63]", "load:0x20010db800000000->NXM_NX_IPV6_DST[64..127]"],
+        ),
+    ],
+)
+def test_what_1_0_cannot_set_is_told_as_loads_of_the_very_bits(action: str, loads: list[str]) -> None:
+    data = to_10(parse_instructions(action, {}))
+    assert show_actions(memoryview(data), {}) == loads
+
+
+def bucket(actions: str, port: int = 0xFFFFFFFF, group: int = GROUP_ANY) -> bytes:
+    octets = parse_actions(actions, {})
+    return BUCKET.pack(BUCKET.size + len(octets), 0, port, group) + octets
+
+
+def test_groups_that_would_lead_to_themselves_are_refused(host: FakeHost) -> None:
+    bridge = host.bridge
+    try:
+        group_mod(bridge, GroupMod(ADD, ALL, 1, bucket("output:1")))
+        group_mod(bridge, GroupMod(ADD, FAST_FAILOVER, 2, bucket("output:2", group=1)))
+        group_mod(bridge, GroupMod(ADD, ALL, 3, bucket("group:2")))
+        assert bridge.reachable_groups({3}) == {1, 2, 3}
+        for kind, buckets in ((ALL, bucket("group:3")), (FAST_FAILOVER, bucket("output:1", group=2))):
+            with pytest.raises(OpenFlowError, match="group 1 would lead to itself"):
+                group_mod(bridge, GroupMod(MODIFY, kind, 1, buckets))
+        for number, other in ((1, 2), (2, 3)):
+            with pytest.raises(OpenFlowError, match=f"group {number} is named by group {other}"):
+                group_mod(bridge, GroupMod(DELETE, 0, number))
+        stored = len(bridge.region.programs())
+        assert bridge.named_groups(2) == {1}
+        assert len(bridge.region.programs()) == stored
+    finally:
+        group_mod(bridge, GroupMod(DELETE, 0, GROUP_ALL))

@@ -18,9 +18,10 @@ from penstock.openflow.bridge import FlowMod
 from penstock.openflow.match import Match, decode_13
 from penstock.openflow.stats import TABLE_FEATURES
 from penstock.openflow.table_features import table_features
-from penstock.openflow.text_actions import parse_instructions, show_instructions
+from penstock.openflow.text_actions import parse_instructions
 from penstock.openflow.text_flow import parse_flow, parse_select
 from penstock.openflow.text_match import TextError, parse_match, show_match
+from penstock.openflow.text_shown import show_instructions
 from penstock.openflow.wire import OF13, Stream, Type, message
 
 PORTS = {"p1": 1, "p2": 2}
@@ -159,7 +160,7 @@ def test_what_is_written_is_read_back(recorder: Recorder, text: str) -> None:
         ("in_port=nowhere,actions=drop", "'nowhere' is no port: neither a number nor one of p1, p2"),
         ("colour=1,actions=drop", "'colour' is no match field"),
         ("nw_dst=10.0.0.300,ip,actions=drop", "Octet 300"),
-        ("priority=70000,actions=drop", "priority=70000: must be 0 to 65535"),
+        ("priority=70000,actions=drop", "priority: 70000 is not in 0 to 65535"),
         ("actions=fly", "'fly' is no action"),
         ("actions=load:0x100->NXM_NX_REG0[0..7]", "load: 256 is not in 0 to 255"),
         ("actions=output:NXM_NX_REG0[3..40]", "field reg0 has bits 0 to 31"),
