@@ -8,7 +8,7 @@ ROUNDS := 10
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test setup lint bench bench-flows bench-peers test-nojit fuzz soak soak-vm clean packages
+.PHONY: help demo demo-vm test setup lint bench bench-flows bench-churn bench-peers test-nojit fuzz soak soak-vm clean packages
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -56,6 +56,9 @@ bench: setup ## busy cycles per packet, dummy port to dummy port
 
 bench-flows: setup ## busy cycles per packet through flow tables of a thousand and of a million entries
 	$(PY) -m bench.flows $(ARGS)
+
+bench-churn: setup ## what changes of flow tables cost traffic: cycles per packet, loss, the worker's longest turn
+	$(PY) -m bench.churn $(ARGS)
 
 bench-peers: packages setup ## beside other switches: virtio guests through Open vSwitch with DPDK, TCP through its TAPs and a Linux bridge
 	$(PY) -m bench.peers $(ARGS)

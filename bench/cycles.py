@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.frames import udp_frame
+from bench.in_process import sample
 from penstock.datapath.layout import STAGES
 from penstock.engine.engine import Engine
 from penstock.engine.warm import warm
@@ -65,22 +66,16 @@ def measure(macs: int, limit: int, rounds: int, cpu: int) -> Result:
             port.replay(frames)
         row = engine.workers.all[0].row
         time.sleep(0.5)
-        cycles, rates = [], []
         staged = row["stage_cycles"].copy()
         staged_packets = int(row["staged_packets"])
-        for _ in range(rounds):
-            busy, packets, started = int(row["busy_cycles"]), int(row["packets_total"]), time.perf_counter()
-            time.sleep(1.0)
-            done = int(row["packets_total"]) - packets
-            cycles.append((int(row["busy_cycles"]) - busy) / done)
-            rates.append(done / (time.perf_counter() - started) / 1e6)
+        cycles, rate = sample(row, rounds)
         spent = (row["stage_cycles"] - staged) / (int(row["staged_packets"]) - staged_packets)
         for name in ("a", "b"):
             counters = engine.tables.counters(engine.ports[name].number)[0]
             if counters["drops"].any():
                 raise RuntimeError(f"port {name} dropped frames: {counters['drops'].tolist()}")
         stages = dict(zip(STAGES, (round(float(each), 1) for each in spent), strict=True))
-        return Result(macs, statistics.median(cycles), max(cycles), statistics.median(rates), limit, stages)
+        return Result(macs, statistics.median(cycles), max(cycles), rate, limit, stages)
     finally:
         engine.stop()
 

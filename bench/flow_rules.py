@@ -102,3 +102,51 @@ def five_tuples(count: int, seed: int = 4) -> list[str]:
         for _ in range(count)
     ]
     return [*exact, "priority=1,udp,actions=output:2", "priority=0,actions=drop"]
+
+
+# What an operator allows, each by one field of four: source and destination address, source and destination port.
+ALLOWED = (0x0A000001, 0xC0A80A0A, 12345, 80)
+FIELD_BITS = (32, 32, 16, 16)
+VICTIMS = 1000  # flows
+
+
+def few_allowed() -> list[str]:
+    """Flow entries that allow a few, by one field each, and drop the rest."""
+    source, destination, source_port, destination_port = ALLOWED
+    return [
+        f"priority=400,udp,tp_dst={destination_port},actions=output:2",
+        f"priority=300,udp,tp_src={source_port},actions=output:2",
+        f"priority=200,udp,nw_src={_dotted(source)},actions=output:2",
+        f"priority=100,udp,nw_dst={_dotted(destination)},actions=output:2",
+        "priority=0,actions=drop",
+    ]
+
+
+def victims_frames(count: int, seed: int = 5) -> Iterator[bytes]:
+    """So many frames of VICTIMS flows that are allowed by their destination port."""
+    rng = random.Random(seed)
+    frames = [
+        flow_frame(rng.getrandbits(32), rng.getrandbits(32), rng.randrange(1024, PORTS_END), ALLOWED[3])
+        for _ in range(min(count, VICTIMS))
+    ]
+    return (frames[index % len(frames)] for index in range(count))
+
+
+def attacked_frames(count: int, every: int = 32, seed: int = 6) -> Iterator[bytes]:
+    """The same, but each ``every``-th frame is an attacker's.
+
+    Those share in each field some first bits with what is allowed, the next bit differs, and the rest is at random: a
+    switch that caches decisions by the bits that led to them needs a mask for each combination of such lengths
+    (Csikor and others, "Tuple Space Explosion", CoNEXT 2019). All are dropped.
+    """
+    rng = random.Random(seed)
+    victims = victims_frames(count)
+    return (_near_miss(rng) if index % every == 0 else frame for index, frame in enumerate(victims))
+
+
+def _near_miss(rng: random.Random) -> bytes:
+    values = []
+    for allowed, bits in zip(ALLOWED, FIELD_BITS, strict=True):
+        spare = rng.randrange(bits)  # bits behind the one that differs
+        values.append((allowed ^ 1 << spare) >> spare << spare | rng.getrandbits(spare) if spare else allowed ^ 1)
+    return flow_frame(*values)

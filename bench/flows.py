@@ -18,11 +18,19 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from bench.flow_rules import five_tuples, flow_frame, frames_of, many_masks, random_frames
+from bench.flow_rules import (
+    attacked_frames,
+    few_allowed,
+    five_tuples,
+    flow_frame,
+    frames_of,
+    many_masks,
+    random_frames,
+    victims_frames,
+)
+from bench.in_process import sample, switch
 from penstock.datapath.pipeline.layout import EXEC
-from penstock.engine.engine import Engine
-from penstock.engine.flow_region import FlowRegion, make_region
-from penstock.engine.flow_tables import FlowTables
+from penstock.engine.flow_region import FlowRegion
 from penstock.engine.warm import warm
 from penstock.machine import records
 from penstock.openflow.action_wire import apply_instruction, output_action
@@ -30,8 +38,6 @@ from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import FlowMod
 from penstock.openflow.match import Builder
 from penstock.openflow.text_flow import parse_flow
-from penstock.ports.dummy import Dummy
-from penstock.ports.spec import BridgeSpec, PortSpec
 
 REPLAYED_MAX = 1_000_000  # frames: several times what a flow cache has entries
 CHANGES = 1000  # flow-mods in one transaction
@@ -102,33 +108,23 @@ CASES = (
          lambda: (frame for frame, _ in zip(_exact_frames(1_000_000), range(1000), strict=False)),
          "1,000 entries, 1,000 flows", 2),
     Case("1,000,000 entries, each packet another", lambda: _exact(1_000_000), lambda: _exact_frames(1_000_000)),
+    Case("a few allowed by 4 fields, the rest dropped", lambda: _texts(few_allowed()), lambda: victims_frames(1000)),
+    Case("the same, 1 frame in 32 an attacker's", lambda: _texts(few_allowed()),
+         lambda: attacked_frames(REPLAYED_MAX), "a few allowed by 4 fields, the rest dropped", 31 / 32 / 0.8),
 )  # fmt: skip
 
 
 def measure(case: Case, rounds: int, cpu: int) -> Result:
     """Run one case."""
-    engine = Engine(workers=1, cpus=[cpu], poll="busy")
-    try:
-        fd = make_region()
-        engine.use_flow_region(f"/proc/{os.getpid()}/fd/{fd}")
-        os.close(fd)
-        region = FlowRegion()
-        region.set_workers([worker.row for worker in engine.workers.all])
-        engine.add_bridge(BridgeSpec("br0"))
-        for name in ("a", "b"):
-            engine.add_port(PortSpec("br0", name, "dummy", {}))
-        tables = FlowTables.create(region, "br0")
-        engine.set_pipeline("br0", tables.address)
-        bridge = OpenFlowBridge(region, tables, engine.workers.cycles_hz, lambda _entry, _reason: None)
-        count, seconds, size = _fill(bridge, region, case)
-        port = engine.ports["a"].port
-        assert isinstance(port, Dummy)
-        port.replay(list(case.frames()))
-        cycles, rates, hits = _sample(engine, rounds)
-        region.set_workers(())
-        return Result(case.name, cycles, rates, hits, count, seconds * 1e6 / count, size / count)
-    finally:
-        engine.stop()
+    with switch(cpu) as made:
+        count, seconds, size = _fill(made.bridge, made.region, case)
+        made.source.replay(list(case.frames()))
+        time.sleep(1.0)
+        cache = records(EXEC, int(made.worker["exec"]))[0]
+        looked, missed = int(cache["packets"]), int(cache["misses"])
+        cycles, rate = sample(made.worker, rounds)
+        hits = 1 - (int(cache["misses"]) - missed) / (int(cache["packets"]) - looked)
+        return Result(case.name, statistics.median(cycles), rate, hits, count, seconds * 1e6 / count, size / count)
 
 
 def _fill(bridge: OpenFlowBridge, region: FlowRegion, case: Case) -> tuple[int, float, int]:
@@ -151,22 +147,6 @@ def _commit(bridge: OpenFlowBridge, mods: list[FlowMod]) -> float:
     bridge.flow_mods(mods)
     mods.clear()
     return time.perf_counter() - started
-
-
-def _sample(engine: Engine, rounds: int) -> tuple[float, float, float]:
-    row = engine.workers.all[0].row
-    cache = records(EXEC, int(row["exec"]))[0]
-    time.sleep(1.0)
-    cycles, rates, hits = [], [], []
-    for _ in range(rounds):
-        busy, packets, started = int(row["busy_cycles"]), int(row["packets_total"]), time.perf_counter()
-        looked, missed = int(cache["packets"]), int(cache["misses"])
-        time.sleep(1.0)
-        done = int(row["packets_total"]) - packets
-        cycles.append((int(row["busy_cycles"]) - busy) / done)
-        rates.append(done / (time.perf_counter() - started) / 1e6)
-        hits.append(1 - (int(cache["misses"]) - missed) / (int(cache["packets"]) - looked))
-    return statistics.median(cycles), statistics.median(rates), statistics.median(hits)
 
 
 def main() -> int:

@@ -77,10 +77,13 @@ def unmet(case: Case, rows: dict[str, dict[str, Row]], samples: dict[str, dict[s
         if case.cheaper is not None and peer.cheaper.median > case.cheaper:
             found.append(f"cycles {peer.cheaper.median:.2f} times Open vSwitch's, must be at most {case.cheaper:g}")
     if ours and case.like in rows:
-        cycles = [[sample.cycles for sample in samples[name][PENSTOCK]] for name in (case.name, case.like)]
-        times = ratios(*cycles).median
-        if times > case.within:
-            found.append(f"cycles {times:.2f} times those of case {case.like}, must be at most {case.within:g}")
+        mine, other = samples[case.name][PENSTOCK], samples[case.like][PENSTOCK]
+        cycles = ratios([sample.cycles for sample in mine], [sample.cycles for sample in other]).median
+        passed = ratios([sample.pps for sample in mine], [sample.pps for sample in other]).median
+        if case.within is not None and cycles > case.within:
+            found.append(f"cycles {cycles:.2f} times those of case {case.like}, must be at most {case.within:g}")
+        if case.keeps is not None and passed < case.keeps:
+            found.append(f"throughput {passed:.2f} times that of case {case.like}, must be at least {case.keeps:g}")
     return [f"{case.title}: {sentence}" for sentence in found]
 
 

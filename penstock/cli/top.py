@@ -85,7 +85,7 @@ def _port_rows(found: Rates) -> list[list[object]]:
 
 def _worker_headings(found: Rates) -> list[str]:
     stages = found.workers[0].stages if found.workers else {}
-    return ["worker", "cpu", "load %", "packet/s", "cycles/packet", "burst", *stages, "sleeps/s"]
+    return ["worker", "cpu", "load %", "packet/s", "cycles/packet", "burst", *stages, "sleeps/s", "longest turn"]
 
 
 def _worker_rows(found: Rates) -> list[list[object]]:
@@ -99,6 +99,7 @@ def _worker_rows(found: Rates) -> list[list[object]]:
             _or_dash(worker.mean_burst, 1),
             *(_or_dash(cycles) for cycles in worker.stages.values()),
             si(worker.sleeps_ps),
+            "-" if worker.longest_turn is None else f"{worker.longest_turn * 1e6:.0f} µs",
         ]
         for worker in found.workers
     ]

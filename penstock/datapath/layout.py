@@ -178,6 +178,7 @@ POLL_ADAPTIVE, POLL_BUSY = 0, 1
 EVENTS_MAX = 64
 EVENT_BYTES_MAX = 16  # of a struct epoll_event, on any machine
 CLONES_MAX = 512
+TURN_CLASSES = 64
 STAGES = ("rx", "parse", "forward", "tx")
 
 WORKER = np.dtype(
@@ -252,6 +253,7 @@ WORKER = np.dtype(
         ("crossed", "i8"),  # a packet of this burst crossed a patch
         ("woken", "i8"),  # how often the reader of packet_in had asked when it was woken last
         ("burst_sizes", "i8", BURST + 1),
+        ("turn_cycles", "i8", TURN_CLASSES),  # busy turns of at least 2**index cycles and less than twice that
         ("pad3", "i8", 4),
     ],
     align=True,
@@ -259,6 +261,7 @@ WORKER = np.dtype(
 WORKER_QUEUES, WORKER_STOP = offset(WORKER, "queues"), offset(WORKER, "stop")
 WORKER_TURNS, WORKER_STATE = offset(WORKER, "turns"), offset(WORKER, "state")
 WORKER_BURST_SIZES, WORKER_STAGES = offset(WORKER, "burst_sizes"), offset(WORKER, "stage_cycles")
+WORKER_TURN_CYCLES = offset(WORKER, "turn_cycles")
 
 RECEIVED, TRANSMITTED = range(2)  # what a capture saw
 

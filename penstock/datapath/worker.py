@@ -32,6 +32,7 @@ from penstock.datapath.layout import (
     WORKER_QUEUES,
     WORKER_STATE,
     WORKER_STOP,
+    WORKER_TURN_CYCLES,
     WORKER_TURNS,
     frame_record_at,
     list_at,
@@ -49,6 +50,7 @@ from penstock.machine import (
     call1,
     call2,
     call4,
+    clz,
     cycles,
     entry,
     fence,
@@ -263,6 +265,15 @@ def begin_turn(worker, queues):
     return current
 
 
+@kernel
+def count_turn(worker, spent):
+    """Note how many cycles a busy turn took."""
+    worker_at(worker).busy_cycles += spent
+    cell = worker + WORKER_TURN_CYCLES + (63 - clz(spent | 1)) * 8
+    store64(cell, load64(cell) + 1)
+    return 0
+
+
 @entry("int64(int64)")
 def worker_loop(worker):
     """Forward until ``stop`` is set."""
@@ -287,7 +298,7 @@ def worker_loop(worker):
         w.last_cycles = now
         if received != 0:
             w.busy_turns += 1
-            w.busy_cycles += now - started
+            count_turn(worker, now - started)
             last_work = now
         elif w.poll == POLL_ADAPTIVE and w.active_count == 0 and now - last_work > w.spin_cycles:
             sleep(worker, queues)

@@ -34,7 +34,29 @@ from penstock.datapath.pipeline.layout import (
     REGION_MAGIC,
     WORKERS,
 )
-from penstock.datapath.pipeline.program import CONJUNCTION, END, OUTPUT, PORT_ANY, PORT_MAX, PORT_NORMAL
+from penstock.datapath.pipeline.program import (
+    CLEAR,
+    CLONE,
+    CONJUNCTION,
+    CONTROLLER,
+    END,
+    EXIT,
+    FIN_TIMEOUT,
+    GOTO,
+    GROUP,
+    LEARN,
+    METER,
+    OUTPUT,
+    OUTPUT_FIELD,
+    POP_QUEUE,
+    PORT_ANY,
+    PORT_MAX,
+    PORT_NORMAL,
+    PUSH,
+    RESUBMIT,
+    SET_QUEUE,
+    WRITE,
+)
 from penstock.datapath.pipeline.tables import give_counters, sum_counters, take_counters
 from penstock.machine import full_fence, records
 from penstock.memory.arena import map_at, unmap_at
@@ -167,6 +189,7 @@ class FlowRegion:
             row = records(PROGRAM, address)[0]
             row["operations"], row["source_bytes"] = len(key[0]), len(source)
             row["kind"], row["port"] = _kind(operations)
+            row["rewrites"] = _rewrites(operations)
             ctypes.memmove(address + PROGRAM_OPERATIONS, key[0] + source, len(key[0]) + len(source))
             self._programs[key] = address
         return address
@@ -259,6 +282,25 @@ class FlowRegion:
         rows = self._flows[: int(self.header["ids"])]
         found: list[int] = rows[rows > 0].tolist()
         return found
+
+
+# What leaves a packet's key as it is, as far as a later lookup sees.
+_READING = {
+    OUTPUT, OUTPUT_FIELD, CONTROLLER, GROUP, METER, SET_QUEUE, POP_QUEUE, GOTO, WRITE, CLEAR, PUSH, LEARN, FIN_TIMEOUT,
+    CONJUNCTION, EXIT, CLONE,
+}  # fmt: skip
+
+
+def _rewrites(operations: Sequence[int]) -> bool:
+    """Whether packets may be looked up with another key than before."""
+    at = 0
+    while at < len(operations):
+        first = operations[at] & 0xFFFFFFFFFFFFFFFF
+        code, count, inner = first & 255, max(1, first >> 8 & 255), first >> 32
+        if code not in _READING and not (code == RESUBMIT and inner == 0):
+            return True
+        at += count + (inner if code in (WRITE, CLONE) else 0)
+    return False
 
 
 def _kind(operations: Sequence[int]) -> tuple[int, int]:

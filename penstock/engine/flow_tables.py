@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from penstock.datapath.pipeline.changes import begin_log, log_removal, publish
 from penstock.datapath.pipeline.layout import (
     CACHE_WORDS,
+    CHANGE_LOG,
     FLOW,
     FLOW_BYTES,
     FLOWS_MAX,
@@ -131,18 +133,20 @@ class FlowTables:
         """An empty pipeline for a bridge: packets miss in table 0."""
         address = region.allocate(PIPELINE.itemsize)
         row = records(PIPELINE, address)[0]
-        row["version"], row["cacheable"], row["miss_len"] = int(region.header["versions"]) + 1, 1, 128
+        row["cacheable"], row["miss_len"] = 1, 128
         row["name"] = name.encode()
         row["ports"] = region.allocate(PORT_MAP * 2)
         row["table_counters"] = region.allocate(WORKERS * TABLES * TABLE_COUNTER_BYTES)
         row["words"] = region.allocate(KEY_WORDS.itemsize)
+        row["log"] = region.allocate(CHANGE_LOG.itemsize)
+        begin_log(address, int(region.header["versions"]) + 1)
         region.list_pipeline(address)
         return cls(region, address)
 
     def destroy(self) -> None:
         """Give everything back. The engine's bridge uses it no more."""
         self.region.unlist_pipeline(self.address)
-        self.row["version"] += 1
+        publish(self.address)
         for flow in self.flows():
             self.remove(flow.address)
         self.commit()
@@ -163,6 +167,7 @@ class FlowTables:
         self.region.release(int(self.row["ports"]), PORT_MAP * 2)
         self.region.release(int(self.row["table_counters"]), WORKERS * TABLES * TABLE_COUNTER_BYTES)
         self.region.release(int(self.row["words"]), KEY_WORDS.itemsize)
+        self.region.release(int(self.row["log"]), CHANGE_LOG.itemsize)
         self.region.release(self.address, PIPELINE.itemsize)
 
     @classmethod
@@ -170,12 +175,12 @@ class FlowTables:
         """The pipeline that a control process before this one made; what it left half done is completed."""
         tables = cls(region, address)
         flows = [flow for flow in region.flow_addresses() if int(records(FLOW, flow)[0]["pipeline"]) == address]
-        following = int(tables.row["version"]) + 1
-        for flow in flows:
-            row = records(FLOW, flow)[0]
-            if following in (int(row["added"]), int(row["removed"])):
-                tables.row["version"] = following
-                break
+        version = int(tables.row["version"])
+        following = version + 1
+        begun = any(
+            following in (int(row["added"]), int(row["removed"])) for row in (records(FLOW, f)[0] for f in flows)
+        )
+        begin_log(address, following if begun else version)
         for flow in flows:
             if int(records(FLOW, flow)[0]["removed"]) <= tables.row["version"]:
                 commit_removal(flow)
@@ -284,7 +289,9 @@ class FlowTables:
         # Whoever takes over after a death between any two of these steps completes the transaction: see ``resume``.
         for flow in added:
             self.count += int(commit_addition(flow))
-        self.row["version"] += 1
+        for flow in removed:
+            log_removal(flow)
+        publish(self.address)
         gone = []
         for flow in removed:
             listed = int(commit_removal(flow))
@@ -336,10 +343,11 @@ class FlowTables:
             return
         del self._subtables[table, mask]
         self._publish_list(table)
-        self._union = self._reads
+        before, self._union = self._union, self._reads
         for each in self._subtables.values():
             self._union |= int.from_bytes(each.mask, "big")
-        self._publish_words()
+        if self._union != before:
+            self._publish_words()
 
         def release() -> None:
             self._masks.pop(subtable, None)
@@ -458,7 +466,9 @@ class FlowTables:
         """Tell the cache what of a key counts."""
         words = mask_words(self._union.to_bytes(KEY_SIZE, "big"))
         address = self.region.allocate(KEY_WORDS.itemsize)
-        data = struct.pack(f"={2 + 2 * len(words)}q", len(words), 0, *(n for word in words for n in word))
+        self.region.header["serials"] += 1
+        serial = int(self.region.header["serials"])
+        data = struct.pack(f"={2 + 2 * len(words)}q", len(words), serial, *(n for word in words for n in word))
         ctypes.memmove(address, data, len(data))
         old = int(self.row["words"])
         self.row["cacheable"] = int(len(words) <= CACHE_WORDS)

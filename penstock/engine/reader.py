@@ -145,6 +145,7 @@ class ArenaReader:
                 "packets": int(row["packets_total"]),
                 "bursts": int(row["bursts"]),
                 "burst_sizes": row["burst_sizes"].tolist(),
+                "turn_cycles": row["turn_cycles"].tolist(),
                 "sleeps": int(row["sleeps"]),
                 "stage_cycles": dict(zip(STAGES, row["stage_cycles"].tolist(), strict=True)),
                 "stage_packets": int(row["staged_packets"]),

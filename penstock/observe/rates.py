@@ -6,7 +6,7 @@ A sample is what the control process's verb `sample` answers: {"time": s, "cycle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class WorkerRate:
     """What a worker did: `load` is the share of its time (0 to 1) in which it had frames to move.
 
     `cycles_per_packet` counts busy turns only; `stages` is the same by stage, None where nothing was measured.
+    `longest_turn` is the time in seconds that its longest busy turn stayed below: cycles are known to a power of two.
     """
 
     index: int
@@ -38,6 +39,7 @@ class WorkerRate:
     mean_burst: float | None
     stages: dict[str, float | None]
     sleeps_ps: float
+    longest_turn: float | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,15 @@ def _worker_rate(old: Mapping[str, Any], new: Mapping[str, Any], seconds: float)
             for stage in new["stage_cycles"]
         },
         sleeps_ps=grown(old, new, "sleeps") / seconds,
+        longest_turn=_longest_turn(old.get("turn_cycles", []), new["turn_cycles"], new["cycles_hz"]),
     )
+
+
+def _longest_turn(old: Sequence[int], new: Sequence[int], hz: int) -> float | None:
+    began_anew = sum(new) < sum(old)
+    before = [0] * len(new) if began_anew or not old else old
+    classes = [index for index, (was, now) in enumerate(zip(before, new, strict=True)) if now > was]
+    return 2 ** (classes[-1] + 1) / hz if classes else None
 
 
 def _ratio(part: int, whole: int) -> float | None:

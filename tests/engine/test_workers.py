@@ -118,6 +118,8 @@ def test_the_client_sees_what_the_engine_counts(tmp_path: Path) -> None:
                 assert row["rx_dropped"] + row["tx_dropped"] == sum(dropped[name].values())
             assert {(e[1], bytes.fromhex(e[0].replace(":", ""))): e[2] for e in seen["fdb"]} == known
             assert sum(worker["packets"] for worker in seen["workers"]) == 6
+            for worker in seen["workers"]:
+                assert sum(worker["turn_cycles"]) == worker["busy_turns"]
             assert seen["flushed"] == [1, 2]
             assert sorted(name for name, _, _ in seen["captured"]) == ["a", "b", "c"]
             assert fdb(engine, "br0") == {(0, mac(5)): "a"}

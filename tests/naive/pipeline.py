@@ -11,7 +11,7 @@ from penstock.packet.fields import KEY_SIZE
 
 @dataclass
 class NaiveFlow:
-    """A flow that outputs to ports, then goes on in another table, if ``goto`` is not None."""
+    """A flow that outputs to ports, writes bits of the key, and goes on in another table, if ``goto`` is not None."""
 
     table: int
     priority: int
@@ -19,6 +19,8 @@ class NaiveFlow:
     mask: bytes
     outputs: tuple[int, ...]
     goto: int | None = None
+    written: int = 0  # with the bits in ``write_mask``
+    write_mask: int = 0
     packets: int = 0
 
     def matches(self, key: int) -> bool:
@@ -53,6 +55,7 @@ class NaivePipeline:
             best = max(found, key=lambda each: each.priority)
             best.packets += 1
             outputs += [each for each in best.outputs if each != port]
+            key = key & ~best.write_mask | best.written
             table = best.goto
         return outputs
 

@@ -194,6 +194,7 @@ class FakeEngine:
             {
                 "index": 0,
                 "cpu": 0,
+                "cycles_hz": 10**9,
                 "turns": now,
                 "busy_turns": now // 4,
                 "busy_cycles": now // 2,
@@ -201,6 +202,7 @@ class FakeEngine:
                 "packets": now // 200,
                 "bursts": now // 2000,
                 "burst_sizes": [0] * 33,
+                "turn_cycles": [0] * 12 + [now // 4] + [0] * 51,
                 "sleeps": 5,
                 "wakeups": 5,
                 "stage_cycles": {"rx": now // 8, "parse": now // 8, "forward": now // 8, "tx": now // 8},

@@ -42,6 +42,7 @@ REGION = np.dtype(
         ("counters", "i8"),  # MAX_WORKERS + 1 arrays of FLOWS_MAX COUNTERs
         ("used", "i8"),  # bytes in use
         ("counting", "i8"),  # workers that have ever counted here, at most
+        ("serials", "i8"),  # of KEY_WORDS
         ("versions", "i8"),  # no pipeline that is no more had a later version: what flow caches hold of it stays old
         ("pipelines", "i8", MAX_BRIDGES),  # by the control's bridge slot; 0: free
         ("free", "i8", SIZE_CLASSES),  # lists of freed blocks by size class
@@ -75,7 +76,8 @@ PIPELINE = np.dtype(
         ("bridge", "i8"),  # engine's number of the bridge
         ("groups", "i8"),  # the first GROUP
         ("meters", "i8"),  # the first METER
-        ("pad", "i8", 4),
+        ("log", "i8"),  # address of CHANGE_LOG
+        ("pad", "i8", 3),
         ("name", "S64"),
         ("tables", "i8", TABLES + 1),  # addresses of TABLEs; 0: empty
     ],
@@ -84,8 +86,34 @@ PIPELINE = np.dtype(
 PIPELINE_VERSION, PIPELINE_WORDS = offset(PIPELINE, "version"), offset(PIPELINE, "words")
 PIPELINE_TABLES = offset(PIPELINE, "tables")
 # Replaced as a whole: by more words before the version that needs them is published, by fewer a quiet point after.
-KEY_WORDS = np.dtype([("count", "i8"), ("pad", "i8"), ("words", WORD, WORDS_MAX)], align=True)
+KEY_WORDS = np.dtype(
+    [("count", "i8"), ("serial", "i8"), ("words", WORD, WORDS_MAX)], align=True
+)  # serial: no two have the same
 KEY_WORDS_AT = offset(KEY_WORDS, "words")
+
+# What each version changed. Published with the version; see ``changes``.
+LOG_VERSIONS, LOG_CHANGES, CHANGE_WORDS = 256, 256, 8
+CHANGE = np.dtype(
+    [
+        ("table", "i8"),
+        ("count", "i8"),  # words of the match; -1: it is not told
+        ("words", [("offset", "i8"), ("mask", "i8"), ("value", "i8")], CHANGE_WORDS),
+        ("pad", "i8", 6),
+    ],
+    align=True,
+)
+CHANGE_LOG = np.dtype(
+    [
+        ("next", "i8"),  # changes so far; each has its place by this number
+        ("pad", "i8", 7),
+        ("ends", "i8", LOG_VERSIONS),  # ``next`` as it was when a version was published
+        ("changes", CHANGE, LOG_CHANGES),
+    ],
+    align=True,
+)
+CHANGE_BYTES, CHANGE_WORDS_AT = CHANGE.itemsize, offset(CHANGE, "words")
+LOG_NEXT, LOG_ENDS, CHANGES_AT = (offset(CHANGE_LOG, name) for name in ("next", "ends", "changes"))
+
 FRAG_NORMAL, FRAG_DROP, FRAG_REASM, FRAG_NX_MATCH = range(4)
 
 TABLE = np.dtype(
@@ -155,7 +183,8 @@ PROGRAM = np.dtype(
         ("source_bytes", "i8"),
         ("kind", "i8"),  # PROGRAM_
         ("port", "i8"),  # of PROGRAM_OUTPUT: OpenFlow number
-        ("pad", "i8", 3),
+        ("rewrites", "i8"),  # 1: it may write to the key of packets that are looked up again
+        ("pad", "i8", 2),
     ],
     align=True,
 )
@@ -163,18 +192,20 @@ PROGRAM_OPERATIONS = PROGRAM.itemsize
 PROGRAM_ANY, PROGRAM_DROP, PROGRAM_OUTPUT, PROGRAM_NORMAL, PROGRAM_CONJUNCTION = range(5)
 
 # The flow cache of a worker: sets of 8 tags, a cache line each, and a CACHED for each tag. A tag is the key's hash in
-# the upper half and the version in the lower; 0 is free.
+# the upper half and what tells the pipeline in the lower; 0 is free.
 CACHE_WORDS, CACHE_STEPS, CACHE_WAYS = 16, 8, 8
+STEPS_IN_LINE = 4  # in the first line of a CACHED
 CACHED = np.dtype(
     [
         ("version", "i8"),
         ("pipeline", "i8"),
         ("count", "i8"),
-        ("key_words", "i8"),  # KEY_WORDS that ``words`` are of
-        ("steps", "i8", 4),
+        ("serial", "i8"),  # of the KEY_WORDS that ``words`` are of
+        ("steps", "i8", STEPS_IN_LINE),
         ("words", "i8", CACHE_WORDS),
-        ("more_steps", "i8", CACHE_STEPS - 4),
-        ("pad1", "i8", 4),
+        ("more_steps", "i8", CACHE_STEPS - STEPS_IN_LINE),
+        ("rewrites", "i8"),  # 1: a flow on the way writes to the key before another lookup
+        ("pad1", "i8", 3),
     ],
     align=True,
 )
@@ -225,6 +256,7 @@ buckets_at = view(BUCKETS)
 flow_at = view(FLOW)
 program_at = view(PROGRAM)
 cached_at = view(CACHED)
+change_log_at = view(CHANGE_LOG)
 group_at = view(GROUP)
 group_buckets_at = view(GROUP_BUCKETS)
 group_bucket_at = view(BUCKET)
@@ -278,6 +310,7 @@ EXEC = np.dtype(
         ("start", "i8"),  # operations to begin with, of a packet-out; 0: table 0
         ("key", "i8"),  # KEY_SIZE bytes
         ("key_words", "i8"),
+        ("serial", "i8"),  # of these
         ("word_count", "i8"),
         ("steps", "i8", TRAIL_MAX),
         ("slots", "i8", 16),  # the action set: addresses of operations by their place in its order

@@ -1,9 +1,9 @@
 """A burst through the pipeline of its bridge, most of it by the flow cache.
 
 The cache of a worker is exact match on what the bridge's flows look at of a packet's key (``PIPELINE.words``). An
-entry keeps the steps, so counters stay exact and programs run from the flows themselves; it is of one version, so a
-change of any flow makes all entries old and packets are looked up again, at the price of a new flow. Each pass over
-the burst fetches what the next one reads.
+entry keeps the steps, so counters stay exact and programs run from the flows themselves. It is of one version: after a
+change it is brought up to date when that does not concern it, else its packets are looked up again, at the price of a
+new flow. Each pass over the burst fetches what the next one reads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from penstock.datapath.clones import drop
 from penstock.datapath.drops import FLOW_DROP, FRAGMENT_DROP, NOT_RECEIVED
 from penstock.datapath.layout import BRIDGE_BYTES, PORT_BYTES, bridge_at, packet_at, port_at, worker_at
 from penstock.datapath.output import append
+from penstock.datapath.pipeline.changes import bring_up
 from penstock.datapath.pipeline.classifier import hash_key
 from penstock.datapath.pipeline.execute import begin
 from penstock.datapath.pipeline.fetch import fetch_flows
@@ -34,12 +35,15 @@ from penstock.datapath.pipeline.layout import (
     PROGRAM_DROP,
     PROGRAM_NORMAL,
     PROGRAM_OUTPUT,
+    REGION_BASE,
+    STEPS_IN_LINE,
     WORD_BYTES,
     cached_at,
     exec_at,
     flow_at,
     key_words_at,
     pipeline_at,
+    program_at,
     word_at,
 )
 from penstock.datapath.pipeline.lookup import RECORD, REPLAY, SEARCH, count_flow, count_lookup, step_flow, step_id
@@ -63,14 +67,13 @@ from penstock.machine import (
 from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, key_offset
 
 FRAG = key_offset("ip_frag")
-IN_USE = 4  # steps in the first line of a CACHED
 PORT_MAP_MAX = 0xFFFF
 
 
 @inlined
-def tag_of(value, version):
-    """The tag of a hash in a version."""
-    return value << 32 | version & 0xFFFFFFFF
+def tag_of(x, value):
+    """The tag of a hash."""
+    return value << 32 | shr(exec_at(x).pipeline - REGION_BASE, 6)
 
 
 @inlined
@@ -103,21 +106,24 @@ def is_entry_of(x, entry, key):
     c = cached_at(entry)
     e = exec_at(x)
     words = e.key_words + KEY_WORDS_AT
-    differs = (c.version ^ e.version) | (c.pipeline ^ e.pipeline) | (c.key_words ^ e.key_words)
+    differs = (c.pipeline ^ e.pipeline) | (c.serial ^ e.serial)
     for i in range(e.word_count):
         w = word_at(words + i * WORD_BYTES)
         differs |= load64(key + w.offset) & w.mask ^ load64(entry + CACHED_WORDS + i * 8)
-    return int(differs == 0)
+    if differs != 0:
+        return 0
+    if c.version == e.version:
+        return 1
+    return bring_up(x, entry, key)
 
 
 @inlined
 def victim(x, value):
-    """The place in its set that a new tag takes: one of an old version, or the place whose turn it is."""
-    e = exec_at(x)
+    """The place in its set that a new tag takes: a free one, or the place that its hash names."""
     tags = tags_at(x, value)
     place = tags + (shr(value, 3) & CACHE_WAYS - 1) * 8
     for i in range(CACHE_WAYS):
-        if (load64(tags + i * 8) ^ e.version) & 0xFFFFFFFF != 0:
+        if load64(tags + i * 8) == 0:
             place = tags + i * 8
     return place
 
@@ -128,7 +134,7 @@ def keep(x, value, key):
     e = exec_at(x)
     words = e.key_words + KEY_WORDS_AT
     tags = tags_at(x, value)
-    tag = tag_of(value, e.version)
+    tag = tag_of(x, value)
     place = find_tag(tags, tag)
     if place == 0:
         place = victim(x, value)
@@ -136,11 +142,15 @@ def keep(x, value, key):
     c = cached_at(entry)
     c.version = e.version
     c.pipeline = e.pipeline
-    c.key_words = e.key_words
+    c.serial = e.serial
     c.count = e.count
+    c.rewrites = 0
     for i in range(e.count):
         step = load64(x + EXEC_STEPS + i * 8)
-        store64(entry + (CACHED_STEPS + i * 8 if i < IN_USE else CACHED_MORE + (i - IN_USE) * 8), step)
+        flow = step_flow(step)
+        if i < e.count - 1 and flow != 0:
+            c.rewrites |= program_at(flow_at(flow).program).rewrites
+        store64(entry + (CACHED_STEPS + i * 8 if i < STEPS_IN_LINE else CACHED_MORE + (i - STEPS_IN_LINE) * 8), step)
     for i in range(e.word_count):
         w = word_at(words + i * WORD_BYTES)
         store64(entry + CACHED_WORDS + i * 8, load64(key + w.offset) & w.mask)
@@ -176,9 +186,9 @@ def run_known(worker, x, packet, entry):
     c = cached_at(entry)
     e.mode = REPLAY
     e.count = c.count
-    copy(x + EXEC_STEPS, entry + CACHED_STEPS, IN_USE * 8)
-    if c.count > IN_USE:
-        copy(x + EXEC_STEPS + IN_USE * 8, entry + CACHED_MORE, (CACHE_STEPS - IN_USE) * 8)
+    copy(x + EXEC_STEPS, entry + CACHED_STEPS, STEPS_IN_LINE * 8)
+    if c.count > STEPS_IN_LINE:
+        copy(x + EXEC_STEPS + STEPS_IN_LINE * 8, entry + CACHED_MORE, (CACHE_STEPS - STEPS_IN_LINE) * 8)
     begin(x, packet, p.head_len + p.tail_len)
     return call2(worker_at(worker).run_tables, worker, x)
 
@@ -296,6 +306,7 @@ def run_pipeline(worker, number, packets, count):
     e.key_words = load_acquire(pipeline + PIPELINE_WORDS)
     words = e.key_words + KEY_WORDS_AT
     word_count = key_words_at(e.key_words).count
+    e.serial = key_words_at(e.key_words).serial
     e.word_count = word_count
     for i in range(count):
         key = packet_at(load64(packets + i * 8)).key
@@ -306,7 +317,7 @@ def run_pipeline(worker, number, packets, count):
     fresh = 0
     for i in range(count):
         value = load64(x + EXEC_HASHES + i * 8)
-        place = find_tag(tags_at(x, value), tag_of(value, e.version))
+        place = find_tag(tags_at(x, value), tag_of(x, value))
         entry = 0
         if place != 0:
             entry = entry_of(x, place)

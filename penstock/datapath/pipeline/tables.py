@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from penstock.datapath.pipeline.changes import log_change
 from penstock.datapath.pipeline.classifier import bucket_of, find_match, hash_key, other_bucket
 from penstock.datapath.pipeline.layout import (
     ADDRESS_MASK,
@@ -338,9 +339,10 @@ def add_flow(addition):
 
 @entry("int64(int64)")
 def commit_addition(flow):
-    """List a flow that has become visible: 1 if it is a new one, 0 if it goes on with another's counters."""
+    """List a flow that becomes visible, and log it: 1 if it is a new one, 0 if it goes on with another's counters."""
     f = flow_at(flow)
     r = region_at(REGION_BASE)
+    log_change(flow)
     new = int(load64(r.flows + f.id * 8) <= 0)
     store_release(r.flows + f.id * 8, flow)
     r.flow_count += new
