@@ -74,7 +74,7 @@ class OpenFlowBridge:
     def resume(self) -> None:
         """Go on with a pipeline that another control process made: learn what its actions read of packets."""
         self.programs.resume()
-        self.tables.set_every_miss(MISS_DROP)
+        self.tables.masks.set_every_miss(MISS_DROP)
 
     def destroy(self) -> None:
         """Give all of it back; the engine uses it no more."""
@@ -287,7 +287,7 @@ class OpenFlowBridge:
         """Whether packets that no flow matches go to controllers that take them unasked."""
         if wanted != self._misses_told:
             self._misses_told = wanted
-            self.tables.set_every_miss(MISS_CONTROLLER if wanted else MISS_DROP)
+            self.tables.masks.set_every_miss(MISS_CONTROLLER if wanted else MISS_DROP)
 
     # The switch's own flows
 

@@ -50,7 +50,7 @@ class Programs:
                 why = f"the actions are for packets that are {need.replace('|', ' or ')}, which the match does not say"
                 raise OpenFlowError(ErrorType.BAD_ACTION, ACTION_MATCH_INCONSISTENT, why)
         if made.is_conjunctive:
-            self._tables.set_conjunctive(table)
+            self._tables.masks.set_conjunctive(table)
         return self._store(made, instructions)
 
     def for_any(self, instructions: bytes) -> int:
@@ -63,4 +63,4 @@ class Programs:
 
     def _note_reads(self, reads: int) -> None:
         if reads:
-            self._tables.reads(reads.to_bytes(KEY_SIZE, "big"))
+            self._tables.masks.reads(reads.to_bytes(KEY_SIZE, "big"))

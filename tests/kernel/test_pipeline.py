@@ -248,7 +248,7 @@ def test_time_outs(fresh: Bench) -> None:
 def test_a_miss_may_continue_in_the_next_table(fresh: Bench) -> None:
     fresh.add(1, 1, operation(p.OUTPUT, b=4))
     assert fresh.send("a", udp(1, 2, 3, 4)) == {}
-    fresh.tables.set_miss(0, MISS_CONTINUE)
+    fresh.tables.masks.set_miss(0, MISS_CONTINUE)
     fresh.add(2, 1, [])
     assert list(fresh.send("a", udp(1, 2, 3, 4))) == ["d"]
 
