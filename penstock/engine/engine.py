@@ -13,6 +13,7 @@ from typing import Any
 
 from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.datapath.pipeline.outputs import OFPPC_PORT_DOWN
 from penstock.engine.fdstore import FdStore
 from penstock.engine.flow_region import map_region, unmap_region
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
@@ -264,8 +265,15 @@ class Engine:
             map_ports(pipeline, number, here)
 
     def set_port_config(self, name: str, config: int) -> None:
-        """What OpenFlow forbids a port: OFPPC_ bits."""
-        self.tables.ports[self._port(name).number]["of_config"] = config
+        """What OpenFlow forbids a port: OFPPC_ bits. That of being down goes for its kernel device too."""
+        opened = self._port(name)
+        row = self.tables.ports[opened.number]
+        if (int(row["of_config"]) ^ config) & OFPPC_PORT_DOWN:
+            try:
+                opened.port.set_up(not config & OFPPC_PORT_DOWN)
+            except PortError as error:
+                raise EngineFault(naming(name, error)) from error
+        row["of_config"] = config
 
     def _port(self, name: str) -> OpenPort:
         try:

@@ -127,6 +127,9 @@ class Port(ABC):
         """Change the largest layer-3 packet that the port sends. Raises PortError."""
         self.mtu = mtu
 
+    def set_up(self, up: bool) -> None:
+        """Take the kernel device behind the port, if any, up or down. Raises PortError."""
+
     def check(self) -> tuple[Health, str]:
         """("up" | "down" | "error", reason): the device as it is now."""
         return "up", ""

@@ -155,6 +155,15 @@ class Packet(Port):
             text = f"port '{self.name}': netdev '{self.netdev}' does not take mtu {mtu}: {error.strerror}"
             raise PortError(text) from error
 
+    def set_up(self, up: bool) -> None:
+        try:
+            with Links() as links:
+                links.set_up(self._index, up)
+        except OSError as error:
+            state = "up" if up else "down"
+            text = f"port '{self.name}': netdev '{self.netdev}' cannot be taken {state}: {error.strerror}"
+            raise PortError(text) from error
+
     def check(self) -> tuple[Health, str]:
         link = self._link()
         if link is None:

@@ -89,6 +89,9 @@ class Tap(Port):
         self._change(lambda links, link: links.set_mtu(link.index, mtu), f"mtu {mtu}")
         self.mtu = mtu
 
+    def set_up(self, up: bool) -> None:
+        self._change(lambda links, link: links.set_up(link.index, up), f"state {'up' if up else 'down'}")
+
     def check(self) -> tuple[Health, str]:
         # The descriptor says it wherever the device is: writable only while it is up, in error once it is gone.
         poller = select.poll()
@@ -190,7 +193,7 @@ class Tap(Port):
         mtu = self.context.mtu
         if mtu is not None:
             self._change(lambda links, link: links.set_mtu(link.index, mtu), f"mtu {mtu}")
-        self._change(lambda links, link: links.set_up(link.index, True), "state up")
+        self.set_up(True)
         link = self._link()
         if link is None:
             raise PortError(f"port '{self.name}': TAP device '{self.netdev}' was deleted while it was being set up")

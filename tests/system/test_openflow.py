@@ -113,6 +113,20 @@ def test_outputs_and_counters(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
     assert ofctl.counted("br0", "in_port=1") == (1, 60)
 
 
+def test_a_port_that_is_taken_down_takes_its_device_down(lab: Lab, ofctl: Ofctl, wires: dict[str, Wire]) -> None:
+    ofctl("add-flow", "br0", "in_port=1,actions=output:2")
+    ofctl("mod-port", "br0", "two", "down")
+    assert "PORT_DOWN" in ofctl("dump-ports-desc", "br0").split(" 2(two)")[1].split(" 3(three)")[0]
+    assert lab.site.links()["two"].get("state") == "down"
+    eventually("the link is told", lambda: "LINK_DOWN" in ofctl("dump-ports-desc", "br0"))
+    send(wires, "one", b"to nobody")
+    assert heard(wires, b"to nobody") == {}
+    ofctl("mod-port", "br0", "two", "up")
+    assert lab.site.links()["two"].get("state") == "up"
+    send(wires, "one", b"to two again")
+    assert heard(wires, b"to two again") == {"two": 1}
+
+
 def test_edits_leave_correct_frames(ofctl: Ofctl, wires: dict[str, Wire]) -> None:
     ofctl(
         "add-flow", "br0",

@@ -18,7 +18,7 @@ from penstock.datapath.pipeline.layout import (
     group_bucket_at,
     group_buckets_at,
 )
-from penstock.datapath.pipeline.outputs import PORT_DOWN, engine_number
+from penstock.datapath.pipeline.outputs import OFPPC_PORT_DOWN, engine_number
 from penstock.datapath.pipeline.program import PORT_ANY
 from penstock.machine import clz, hash64, kernel, load64, load_acquire, shr
 from penstock.machine.crc import crc32c_64
@@ -51,7 +51,7 @@ def port_is_live(worker, pipeline, port):
     if number == 0:
         return 0
     row = port_at(worker_at(worker).ports + number * PORT_BYTES)
-    return int(row.state == PORT_UP and row.of_config & PORT_DOWN == 0)
+    return int(row.state == PORT_UP and row.of_config & OFPPC_PORT_DOWN == 0)
 
 
 @kernel

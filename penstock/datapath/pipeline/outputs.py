@@ -38,7 +38,7 @@ from penstock.packet.fields import key_offset
 
 NONE = PORT_ANY
 IN_PORT = key_offset("in_port")
-PORT_DOWN = 1 << 0  # ofp_port_config: bits of PORT.of_config
+OFPPC_PORT_DOWN = 1 << 0  # ofp_port_config: bits of PORT.of_config
 NO_FLOOD = 1 << 4
 NO_PACKET_IN = 1 << 6
 NO_FWD = 1 << 5
