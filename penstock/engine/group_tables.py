@@ -7,7 +7,8 @@ address stays. Both are lists from the PIPELINE, for the control process that co
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class Band:
     level: int
 
 
-class _List:
+class _List(ABC):
     """Structs that begin with a pointer to what they are, in a list from a field of the PIPELINE."""
 
     def __init__(self, region: FlowRegion, pipeline: int, kind: np.dtype[Any], head: str) -> None:
@@ -47,6 +48,7 @@ class _List:
         self._pipeline = records(PIPELINE, pipeline)[0]
         self._kind, self._head = kind, head
         self.addresses: dict[int, int] = {}
+        self.leaving: set[int] = set()  # numbers that a transaction takes away
         address = int(self._pipeline[head])
         while address:
             row = self.row(address)
@@ -58,11 +60,14 @@ class _List:
 
     def numbers(self) -> Iterator[int]:
         """The numbers in use, in order."""
-        return iter(sorted(self.addresses))
+        return iter(sorted(self.addresses.keys() - self.leaving))
+
+    def __contains__(self, number: int) -> bool:
+        return number in self.addresses and number not in self.leaving
 
     def address(self, number: int) -> int:
         """Where flows find it; 0 when there is none."""
-        return self.addresses.get(number, 0)
+        return self.addresses[number] if number in self else 0
 
     def created(self, number: int) -> int:
         """CLOCK_MONOTONIC, nanoseconds."""
@@ -72,8 +77,47 @@ class _List:
         """Packets and bytes."""
         return self.region.count(int(self.row(self.addresses[number])["id"]))[:2]
 
+    def _put(self, number: int, what: int) -> Callable[[bool], None]:
+        """Give a number, which is taken if it is not known, this meaning; to be told later whether it stays."""
+        leaving = number in self.leaving
+        self.leaving.discard(number)
+        old = int(records(np.dtype(np.int64), self.addresses[number])[0]) if number in self.addresses else 0
+        self._publish(number, what)
+
+        def settle(stays: bool) -> None:
+            if not stays and old:
+                store64(self.addresses[number], old)
+                self.leaving |= {number} if leaving else set()
+            elif not stays:
+                self._withdraw(number)
+            unused = old if stays else what
+            if unused:
+                self.region.defer(lambda: self._release_block(unused))
+
+        return settle
+
+    def leave(self, number: int) -> Callable[[bool], None]:
+        """Take a number away that no flow names any more; to be told later whether that stays so."""
+        self.leaving.add(number)
+
+        def settle(stays: bool) -> None:
+            if stays and number in self.leaving:
+                self.remove(number)
+            self.leaving.discard(number)
+
+        return settle
+
+    def remove(self, number: int) -> None:
+        """Take away what no flow names any more."""
+        block = int(records(np.dtype(np.int64), self.addresses[number])[0])
+        self._withdraw(number)
+        self.region.defer(lambda: self._release_block(block))
+
+    @abstractmethod
+    def _release_block(self, block: int) -> None:
+        """Give back what a number meant."""
+
     def _publish(self, number: int, what: int) -> None:
-        """Give a number, which is taken if it is not known, this meaning."""
         address = self.addresses.get(number)
         if address is not None:
             store64(address, what)
@@ -121,8 +165,8 @@ class GroupTable(_List):
         count = int(self._head_row(block)["count"])
         return records(BUCKET, block + BUCKETS_AT, max(1, count))[:count]
 
-    def put(self, number: int, kind: int, buckets: Sequence[Bucket], source: bytes) -> None:
-        """Add a group, or replace what it is."""
+    def put(self, number: int, kind: int, buckets: Sequence[Bucket], source: bytes) -> Callable[[bool], None]:
+        """Add a group, or replace what it is; to be told later whether it stays."""
         block = self.region.allocate(_block_bytes(len(buckets), len(source)))
         head = self._head_row(block)
         head["count"], head["kind"], head["source_bytes"] = len(buckets), kind, len(source)
@@ -132,16 +176,7 @@ class GroupTable(_List):
             row["program"], row["weight"], row["watch_port"] = bucket.program, bucket.weight, bucket.watch_port
             row["watch_group"], row["id"], row["number"] = bucket.watch_group, self.region.take_id(), index
         ctypes.memmove(block + BUCKETS_AT + len(buckets) * BUCKET.itemsize, source, len(source))
-        old = int(self.row(self.addresses[number])["buckets"]) if number in self.addresses else 0
-        self._publish(number, block)
-        if old:
-            self.region.defer(lambda: self._release_block(old))
-
-    def remove(self, number: int) -> None:
-        """Take a group away that no flow names any more."""
-        block = int(self.row(self.addresses[number])["buckets"])
-        self._withdraw(number)
-        self.region.defer(lambda: self._release_block(block))
+        return self._put(number, block)
 
     def _release_block(self, block: int) -> None:
         for row in self._buckets(block):
@@ -182,8 +217,11 @@ class MeterTable(_List):
         count = int(records(METER_BANDS, block)[0]["count"])
         return records(BAND, block + BANDS_AT, max(1, count))[:count]
 
-    def put(self, number: int, flags: int, kbps: bool, bands: Sequence[Band]) -> None:
-        """Add a meter, or replace what it is. A burst of 0 is that of one second, and none is above BURST_LIMIT."""
+    def put(self, number: int, flags: int, kbps: bool, bands: Sequence[Band]) -> Callable[[bool], None]:
+        """Add a meter, or replace what it is; to be told later whether it stays.
+
+        A burst of 0 is that of one second, and none is above BURST_LIMIT.
+        """
         block = self.region.allocate(METER_BANDS.itemsize)
         head = records(METER_BANDS, block)[0]
         head["flags"], head["kbps"], head["count"] = flags, int(kbps), len(bands)
@@ -191,16 +229,7 @@ class MeterTable(_List):
             row["limit"] = row["bucket"] = min(band.burst or band.rate, BURST_LIMIT) * self.cycles_hz
             row["rate"], row["kind"], row["level"], row["burst"] = band.rate, band.kind, band.level, band.burst
             row["id"] = self.region.take_id()
-        old = self._block(number) if number in self.addresses else 0
-        self._publish(number, block)
-        if old:
-            self.region.defer(lambda: self._release_block(old))
-
-    def remove(self, number: int) -> None:
-        """Take a meter away that no flow names any more."""
-        block = self._block(number)
-        self._withdraw(number)
-        self.region.defer(lambda: self._release_block(block))
+        return self._put(number, block)
 
     def _release_block(self, block: int) -> None:
         for row in self._bands(block):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import penstock.datapath.pipeline.program as p
-from penstock.engine.flow_region import FlowRegion, RegionError
-from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, TABLES, FlowEntry, FlowTables
-from penstock.engine.group_tables import Band, Bucket, GroupTable, MeterTable
+from penstock.engine.flow_region import FlowRegion
+from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
+from penstock.engine.group_tables import GroupTable, MeterTable
 from penstock.machine import monotonic_ns
 from penstock.openflow.action_wire import apply_instruction, output_action
 from penstock.openflow.compile import Program
@@ -18,11 +18,9 @@ from penstock.openflow.flow_mod import (
     ALL_TABLES,
     ANY_GROUP,
     ANY_PORT,
-    CHECK_OVERLAP,
-    RESET_COUNTS,
+    PRIORITY_MAX,
     SEND_FLOW_REM,
     Change,
-    Command,
     Event,
     FlowMod,
     Removal,
@@ -30,24 +28,14 @@ from penstock.openflow.flow_mod import (
 )
 from penstock.openflow.group_mod import GROUP_ANY, split_buckets
 from penstock.openflow.learn import decode_learn
-from penstock.openflow.match import Match
+from penstock.openflow.match import EMPTY
 from penstock.openflow.programs import Programs
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import (
-    FLOW_MOD_BAD_COMMAND,
-    FLOW_MOD_BAD_TABLE,
-    FLOW_MOD_OVERLAP,
-    FLOW_MOD_TABLE_FULL,
     NANOSECONDS,
-    ErrorType,
-    OpenFlowError,
 )
-from penstock.packet.fields import KEY_SIZE
 
-PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
 FAIL_OPEN = 0xF0F0F0
-NO_COOKIE = (1 << 64) - 1  # of Open vSwitch's flow-mods that leave the cookie as it is
-GROUPS_FULL, METERS_FULL = 3, 10
-EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
 
 
 class OpenFlowBridge:
@@ -91,111 +79,32 @@ class OpenFlowBridge:
         self.flow_mods([mod], origin)
 
     def flow_mods(self, mods: list[FlowMod], origin: object = None) -> None:
-        """Carry out flow-mods so that packets see all of them at once, or none. Raises OpenFlowError.
-
-        ``origin`` says whose they are to those who watch.
-        """
-        gone: list[FlowEntry] = []
-        made: list[tuple[Event, int]] = []
-        try:
+        """Carry out flow-mods so that packets see all of them at once, or none. Raises OpenFlowError."""
+        with Transaction(self, origin) as transaction:
             for mod in mods:
-                self._prepare(mod, gone, made)
-        except RegionError as error:
-            self.tables.abort()
-            raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_TABLE_FULL, str(error)) from error
-        except BaseException:
-            self.tables.abort()
-            raise
-        self.tables.commit()
-        changes = []
-        if self.watched:
-            changes = [Change(event, entry := self.tables.read(flow), self.instructions(entry)) for event, flow in made]
-        self._tell(changes, [(entry, Removal.DELETE) for entry in gone], origin)
-        self.region.run_deferred()
+                transaction.flow_mod(mod)
 
-    def _prepare(self, mod: FlowMod, gone: list[FlowEntry], made: list[tuple[Event, int]]) -> None:
-        if mod.command == Command.ADD:
-            made.append(self._add(mod))
-        elif mod.command in (Command.MODIFY, Command.MODIFY_STRICT):
-            made += self._modify(mod)
-        elif mod.command in (Command.DELETE, Command.DELETE_STRICT):
-            for entry in list(self._selected(mod, mod.command == Command.DELETE_STRICT)):
-                self.tables.remove(entry.address)
-                if self.watched or entry.flags & SEND_FLOW_REM:
-                    gone.append(entry)
-        else:
-            raise OpenFlowError(
-                ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_COMMAND, f"flow-mod command {mod.command} is unknown"
-            )
-
-    def _add(self, mod: FlowMod) -> tuple[Event, int]:
-        if not 0 <= mod.table < TABLES:
-            raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_BAD_TABLE, f"table {mod.table} cannot hold flows")
-        program = self._program(mod, mod.table, mod.priority, mod.match)
-        if mod.flags & CHECK_OVERLAP:
-            key, mask = mod.match.key, mod.match.mask
-            for some in self.tables.scan(mod.table, key, mask, priority=mod.priority, overlapping=True):
-                if any((other.key, other.mask) != (key, mask) for other in some):
-                    why = f"a flow of priority {mod.priority} in table {mod.table} overlaps"
-                    raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_OVERLAP, why)
-        event = Event.ADDED
-        if self.watched and self.tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask):
-            event = Event.MODIFIED
-        return event, self.tables.add(
-            mod.table,
-            mod.priority,
-            mod.match.key,
-            mod.match.mask,
-            program,
-            cookie=mod.cookie,
-            idle=mod.idle,
-            hard=mod.hard,
-            flags=mod.flags,
-            importance=mod.importance,
-            keep_counters=not mod.flags & RESET_COUNTS and not mod.modify_adds,
-        )
-
-    def _modify(self, mod: FlowMod) -> list[tuple[Event, int]]:
-        found = list(self._selected(mod, mod.command == Command.MODIFY_STRICT))
-        if not found and mod.modify_adds:
-            mod.table = 0 if mod.table == ALL_TABLES else mod.table
-            return [self._add(mod)]
-        made = []
-        for entry in found:
-            program = self._program(mod, entry.table, entry.priority, Match(entry.key, entry.mask))
-            cookie = mod.cookie if mod.modify_adds and mod.cookie != NO_COOKIE else None
-            flow = self.tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
-            made.append((Event.MODIFIED, flow))
-        return made
-
-    def _selected(self, mod: FlowMod, strict: bool) -> Iterator[FlowEntry]:
-        if strict and mod.table != ALL_TABLES:
-            address = self.tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask)
-            found = [self.tables.read(address)] if address else []
-        else:
-            found = [entry for some in self._scan(mod) for entry in some]
-        for entry in found:
-            if entry.priority > PRIORITY_MAX:
-                continue
-            if strict and (entry.priority, entry.mask) != (mod.priority, mod.match.mask):
-                continue
-            if (entry.cookie ^ mod.cookie) & mod.cookie_mask == 0 and self.sends(entry, mod.out_port, mod.out_group):
-                yield entry
-
-    def _scan(self, what: FlowMod | Select) -> Iterator[list[FlowEntry]]:
+    def scan(self, what: FlowMod | Select) -> Iterator[list[FlowEntry]]:
+        """The flows that a flow-mod or a request may mean, by table, match and cookie; the switch's own too."""
         table = ANY_TABLE if what.table == ALL_TABLES else what.table
         match = what.match
         return self.tables.scan(table, match.key, match.mask, cookie=what.cookie, cookie_mask=what.cookie_mask)
+
+    def tell(self, changes: list[Change], gone: list[tuple[FlowEntry, Removal]], origin: object = None) -> None:
+        """Tell those who want to know what became of flows; ``origin``: whose changes they are, to those who watch."""
+        if self.watched and (changes or gone):
+            changes += [Change(Event.DELETED, each, self.instructions(each), why) for each, why in gone]
+            self.on_changes(changes, origin)
+        for entry, why in gone:
+            if entry.flags & SEND_FLOW_REM:
+                self._on_removed(entry, why)
 
     def sends(self, entry: FlowEntry, port: int, group: int) -> bool:
         """Whether a flow's instructions output to a port and a group; the ANY_ ones ask nothing."""
         if port == ANY_PORT and group == ANY_GROUP:
             return True
-        made = self._of(entry)
+        made = self.program_of(entry)
         return (port == ANY_PORT or port in made.ports) and (group == ANY_GROUP or group in made.groups)
-
-    def _program(self, mod: FlowMod, table: int, priority: int, match: Match) -> int:
-        return self.programs.for_flow(mod.instructions, table, match.key, priority == 0 and not any(match.mask))
 
     # Groups and meters
 
@@ -213,59 +122,13 @@ class OpenFlowBridge:
         waiting = set(numbers)
         while waiting:
             number = waiting.pop()
-            if number not in found and number in self.groups.addresses:
+            if number not in found and number in self.groups:
                 found.add(number)
                 waiting |= self.named_groups(number)
         return found
 
-    def put_group(self, number: int, kind: int, buckets: list[Bucket], source: bytes) -> None:
-        """Add a group, or replace what it is. Raises OpenFlowError when there is no room."""
-        try:
-            self.groups.put(number, kind, buckets, source)
-        except RegionError as error:
-            raise OpenFlowError(ErrorType.GROUP_MOD_FAILED, GROUPS_FULL, str(error)) from error
-        self.programs.forget()
-
-    def remove_groups(self, numbers: list[int]) -> None:
-        """Remove groups, the flows that name them, and what names them in other groups' buckets."""
-        self._remove_users(lambda made: bool(made.groups & set(numbers)))
-        for number in numbers:
-            self.groups.remove(number)
-        self.programs.forget()
-        self.region.run_deferred()
-
-    def put_meter(self, number: int, flags: int, kbps: bool, bands: list[Band]) -> None:
-        """Add a meter, or replace what it is. Raises OpenFlowError when there is no room."""
-        try:
-            self.meters.put(number, flags, kbps, bands)
-        except RegionError as error:
-            raise OpenFlowError(ErrorType.METER_MOD_FAILED, METERS_FULL, str(error)) from error
-        self.programs.forget()
-
-    def remove_meters(self, numbers: list[int]) -> None:
-        """Remove meters and the flows that name them."""
-        self._remove_users(lambda made: bool(made.meters & set(numbers)))
-        for number in numbers:
-            self.meters.remove(number)
-        self.programs.forget()
-        self.region.run_deferred()
-
-    def _remove_users(self, names: Callable[[Program], bool]) -> None:
-        gone = [entry for entry in self.tables.flows() if names(self._of(entry))]
-        for entry in gone:
-            self.tables.remove(entry.address)
-        self.tables.commit()
-        self._tell([], [(entry, Removal.GROUP_DELETE) for entry in gone])
-
-    def _tell(self, changes: list[Change], gone: list[tuple[FlowEntry, Removal]], origin: object = None) -> None:
-        if self.watched and (changes or gone):
-            changes += [Change(Event.DELETED, each, self.instructions(each), why) for each, why in gone]
-            self.on_changes(changes, origin)
-        for entry, why in gone:
-            if entry.flags & SEND_FLOW_REM:
-                self._on_removed(entry, why)
-
-    def _of(self, entry: FlowEntry) -> Program:
+    def program_of(self, entry: FlowEntry) -> Program:
+        """What a flow's instructions come to."""
         return self.programs.compiled(self.region.source(entry.program), entry.table)
 
     def group_references(self) -> dict[int, int]:
@@ -279,7 +142,7 @@ class OpenFlowBridge:
     def _references(self, named: Callable[[Program], set[int]]) -> dict[int, int]:
         found: dict[int, int] = {}
         for entry in self.tables.flows():
-            for number in named(self._of(entry)):
+            for number in named(self.program_of(entry)):
                 found[number] = found.get(number, 0) + 1
         return found
 
@@ -314,7 +177,7 @@ class OpenFlowBridge:
 
         Those of the switch itself are left out.
         """
-        for some in self._scan(select):
+        for some in self.scan(select):
             yield [
                 entry
                 for entry in some
@@ -357,7 +220,7 @@ class OpenFlowBridge:
         for entry in ended:
             hard = entry.hard and now - entry.modified >= entry.hard * NANOSECONDS
             gone.append((entry, Removal.HARD if hard else Removal.IDLE))
-        self._tell([], gone)
+        self.tell([], gone)
 
 
 def normal_instructions() -> bytes:

@@ -16,6 +16,7 @@ from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.packet_in import NX2
 from penstock.openflow.requests import decode_flow_mod, flow_mod_10, set_asynchronous
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session, handles
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import (
     BAD_EXP_TYPE,
     BAD_EXPERIMENTER,
@@ -206,34 +207,18 @@ BUNDLED = {Type.FLOW_MOD, Type.GROUP_MOD, Type.METER_MOD}
 
 
 def _commit(session: Session, held: list[Raw], xid: int) -> None:
-    """Carry out a bundle: groups and meters one by one where they stand, the flows of each run between them at once."""
+    """Carry out a bundle, whole or not at all."""
     session.check_writes()
     bridge = session.host.bridge
-    flows: list[FlowMod] = []
-    # All are read before the first is done, so that one which cannot be read changes nothing.
-    steps: list[Callable[[], None]] = []
-
-    def finish() -> None:
-        if flows:
-            mods = list(flows)
-            steps.append(lambda: bridge.flow_mods(mods, (session, xid)))
-            flows.clear()
-
-    for raw in held:
-        kind = TYPES[session.version][raw.number]
-        if kind == Type.FLOW_MOD:
-            flows.append(decode_flow_mod(session, raw))
-        elif kind == Type.GROUP_MOD:
-            finish()
-            group = decode_group_mod(raw.body)
-            steps.append(lambda group=group: group_mod(bridge, group))  # type: ignore[misc]
-        else:
-            finish()
-            meter = decode_meter_mod(raw.body)
-            steps.append(lambda meter=meter: meter_mod(bridge, meter))  # type: ignore[misc]
-    finish()
-    for step in steps:
-        step()
+    with Transaction(bridge, (session, xid)) as transaction:
+        for raw in held:
+            kind = TYPES[session.version][raw.number]
+            if kind == Type.FLOW_MOD:
+                transaction.flow_mod(decode_flow_mod(session, raw))
+            elif kind == Type.GROUP_MOD:
+                group_mod(bridge, transaction, decode_group_mod(raw.body))
+            else:
+                meter_mod(bridge, transaction, decode_meter_mod(raw.body))
 
 
 ONF: dict[int, Callable[[Session, Raw, memoryview], list[bytes]]] = {

@@ -36,20 +36,21 @@ from penstock.openflow.group_mod import (
     group_error,
     split_buckets,
 )
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import duration
 
 _ACTION_BITS = sum(1 << each for each in Kind if each != Kind.EXPERIMENTER)
 
 
-def group_mod(bridge: OpenFlowBridge, mod: GroupMod) -> None:
-    """Carry out a group-mod. Raises OpenFlowError."""
-    known = mod.number in bridge.groups.addresses
+def group_mod(bridge: OpenFlowBridge, transaction: Transaction, mod: GroupMod) -> None:
+    """Carry out a group-mod in a transaction. Raises OpenFlowError."""
+    known = mod.number in bridge.groups
     if mod.command == DELETE:
         if mod.number == GROUP_ALL:
-            bridge.remove_groups(list(bridge.groups.numbers()))
+            transaction.remove_groups(list(bridge.groups.numbers()))
         elif known:
             _check_unchained(bridge, mod.number)
-            bridge.remove_groups([mod.number])
+            transaction.remove_groups([mod.number])
         return
     if mod.command not in (ADD, MODIFY):
         raise group_error(BAD_COMMAND, f"group-mod command {mod.command} is unknown")
@@ -66,18 +67,19 @@ def group_mod(bridge: OpenFlowBridge, mod: GroupMod) -> None:
         raise group_error(OUT_OF_BUCKETS, f"{len(parts)} buckets: {BUCKETS_MAX} are the most")
     if mod.kind == INDIRECT and len(parts) != 1:
         raise group_error(INVALID_GROUP, f"an indirect group has one bucket, not {len(parts)}")
-    buckets = []
-    for weight, port, watched, actions in parts:
+    for weight, _, watched, actions in parts:
         if mod.kind != SELECT and weight:
             raise group_error(INVALID_GROUP, f"a weight of {weight} has no meaning but in a select group")
-        instructions = apply_instruction(actions)
-        named = bridge.programs.compiled(instructions).groups | ({watched} - {GROUP_ANY})
+        named = bridge.programs.compiled(apply_instruction(actions)).groups | ({watched} - {GROUP_ANY})
         if mod.number in bridge.reachable_groups(named):
             raise group_error(LOOP, f"group {mod.number} would lead to itself")
         if watched != GROUP_ANY and not bridge.groups.address(watched):
             raise group_error(BAD_WATCH, f"watched group {watched} does not exist")
-        buckets.append(Bucket(bridge.programs.for_any(instructions), weight, port, bridge.groups.address(watched)))
-    bridge.put_group(mod.number, mod.kind, buckets, mod.buckets)
+    buckets = [
+        Bucket(bridge.programs.for_any(apply_instruction(actions)), weight, port, bridge.groups.address(watched))
+        for weight, port, watched, actions in parts
+    ]
+    transaction.put_group(mod.number, mod.kind, buckets, mod.buckets)
 
 
 def _check_unchained(bridge: OpenFlowBridge, number: int) -> None:
@@ -117,4 +119,4 @@ def _wanted_groups(bridge: OpenFlowBridge, body: memoryview) -> Sequence[int]:
     (number,) = struct.unpack_from("!I", body)
     if number in (GROUP_ALL, GROUP_ANY):
         return list(bridge.groups.numbers())
-    return [number] if number in bridge.groups.addresses else []
+    return [number] if number in bridge.groups else []

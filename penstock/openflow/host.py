@@ -25,10 +25,10 @@ from penstock.engine.frames import REASON_FIN_TIMEOUT, REASON_LEARN, PacketIn
 from penstock.machine import monotonic_ns
 from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
 from penstock.openflow import ports as port_codec
-from penstock.openflow.bridge import EMPTY, OpenFlowBridge, normal_instructions
+from penstock.openflow.bridge import OpenFlowBridge, normal_instructions
 from penstock.openflow.connections import Connection, Keys, parse_target
 from penstock.openflow.flow_mod import ANY_PORT, Change, Command, FlowMod, Removal
-from penstock.openflow.match import Match
+from penstock.openflow.match import EMPTY, Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session

@@ -91,6 +91,9 @@ class Match:
     mask: bytes
 
 
+EMPTY = Match(bytes(KEY_SIZE), bytes(KEY_SIZE))
+
+
 def in_key(row: Field) -> int:
     """Where a field's lowest bit lies in the key seen as a number."""
     return (KEY_SIZE - row.offset - row.size) * 8 + row.shift

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from penstock.engine.group_tables import Band
 from penstock.machine import monotonic_ns
 from penstock.openflow.bridge import OpenFlowBridge
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import BAD_LEN, ErrorType, OpenFlowError, duration
 
 ADD, MODIFY, DELETE = range(3)
@@ -56,14 +57,14 @@ def decode_meter_mod(body: memoryview) -> MeterMod:
     return MeterMod(command, flags, number, tuple(bands))
 
 
-def meter_mod(bridge: OpenFlowBridge, mod: MeterMod) -> None:
-    """Carry out a meter-mod. Raises OpenFlowError."""
-    known = mod.number in bridge.meters.addresses
+def meter_mod(bridge: OpenFlowBridge, transaction: Transaction, mod: MeterMod) -> None:
+    """Carry out a meter-mod in a transaction. Raises OpenFlowError."""
+    known = mod.number in bridge.meters
     if mod.command == DELETE:
         if mod.number == METER_ALL:
-            bridge.remove_meters(list(bridge.meters.numbers()))
+            transaction.remove_meters(list(bridge.meters.numbers()))
         elif known:
-            bridge.remove_meters([mod.number])
+            transaction.remove_meters([mod.number])
         return
     if mod.command not in (ADD, MODIFY):
         raise _meter_error(BAD_METER_COMMAND, f"meter-mod command {mod.command} is unknown")
@@ -84,14 +85,14 @@ def meter_mod(bridge: OpenFlowBridge, mod: MeterMod) -> None:
             raise _meter_error(BAD_BAND_VALUE, f"a remark by {band.level} levels: 1 to 3 have a meaning")
     burst = bool(mod.flags & BURST)
     bands = [band if burst else Band(band.kind, band.rate, 0, band.level) for band in mod.bands]
-    bridge.put_meter(mod.number, mod.flags or KBPS, not mod.flags & PKTPS, bands)
+    transaction.put_meter(mod.number, mod.flags or KBPS, not mod.flags & PKTPS, bands)
 
 
 def _wanted_meters(bridge: OpenFlowBridge, body: memoryview) -> Sequence[int]:
     (number,) = struct.unpack_from("!I", body)
     if number == METER_ALL:
         return list(bridge.meters.numbers())
-    if number not in bridge.meters.addresses:
+    if number not in bridge.meters:
         raise _meter_error(UNKNOWN_METER, f"meter {number} does not exist")
     return [number]
 

@@ -17,6 +17,7 @@ from penstock.openflow.match import Match, decode_13, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10
 from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.session import EQUAL, LOG, MASTER, NOCHANGE, SLAVE, Asynchronous, Session, handles
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import (
     BAD_LEN,
     BUFFER_UNKNOWN,
@@ -147,13 +148,15 @@ async def _flow_mod(session: Session, raw: Raw) -> list[bytes]:
 
 @handles(Type.GROUP_MOD)
 async def _group_mod(session: Session, raw: Raw) -> list[bytes]:
-    group_mod(session.host.bridge, decode_group_mod(raw.body))
+    with Transaction(session.host.bridge, (session, raw.xid)) as transaction:
+        group_mod(session.host.bridge, transaction, decode_group_mod(raw.body))
     return []
 
 
 @handles(Type.METER_MOD)
 async def _meter_mod(session: Session, raw: Raw) -> list[bytes]:
-    meter_mod(session.host.bridge, decode_meter_mod(raw.body))
+    with Transaction(session.host.bridge, (session, raw.xid)) as transaction:
+        meter_mod(session.host.bridge, transaction, decode_meter_mod(raw.body))
     return []
 
 

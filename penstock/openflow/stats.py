@@ -14,9 +14,9 @@ from penstock.machine import monotonic_ns
 from penstock.openflow import groups, meters
 from penstock.openflow import ports as port_codec
 from penstock.openflow.actions10 import to_10
-from penstock.openflow.bridge import EMPTY, OpenFlowBridge
+from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import ALL_TABLES, ANY_PORT, Select
-from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
+from penstock.openflow.match import EMPTY, Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
 from penstock.openflow.monitor import NXST_FLOW_MONITOR, decode, initial
 from penstock.openflow.session import Session

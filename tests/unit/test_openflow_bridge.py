@@ -12,15 +12,17 @@ from penstock.engine.group_tables import Band
 from penstock.openflow import stats
 from penstock.openflow.action_wire import apply_instruction, nicira
 from penstock.openflow.actions10 import to_10
-from penstock.openflow.bridge import EMPTY
+from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import ALL_TABLES, Command, FlowMod, Select
 from penstock.openflow.group_mod import ADD, ALL, BUCKET, DELETE, FAST_FAILOVER, GROUP_ALL, GROUP_ANY, MODIFY, GroupMod
 from penstock.openflow.groups import group_mod
+from penstock.openflow.match import EMPTY
 from penstock.openflow.meters import BURST, KBPS, MeterMod, meter_mod
 from penstock.openflow.text_actions import parse_actions, parse_instructions
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import parse_match
 from penstock.openflow.text_shown import show_actions
+from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import OF13, ErrorType, OpenFlowError, Raw, Stream
 from tests.unit.openflow_support import FakeHost
 
@@ -97,9 +99,11 @@ def test_tables_are_those_that_are_told_of(host: FakeHost) -> None:
 
 def test_the_largest_meter_there_can_be(host: FakeHost) -> None:
     most = 0xFFFFFFFF
-    meter_mod(host.bridge, MeterMod(0, KBPS | BURST, 7, (Band(1, most, most, 0),)))
+    with Transaction(host.bridge) as transaction:
+        meter_mod(host.bridge, transaction, MeterMod(0, KBPS | BURST, 7, (Band(1, most, most, 0),)))
     assert host.bridge.meters.describe(7)[1] == [Band(1, most, most, 0)]
-    host.bridge.remove_meters([7])
+    with Transaction(host.bridge) as transaction:
+        transaction.remove_meters([7])
 
 
 def flows(host: FakeHost) -> list[tuple[int, int]]:
@@ -181,21 +185,89 @@ def bucket(actions: str, port: int = 0xFFFFFFFF, group: int = GROUP_ANY) -> byte
     return BUCKET.pack(BUCKET.size + len(octets), 0, port, group) + octets
 
 
+def change(bridge: OpenFlowBridge, *mods: GroupMod | FlowMod) -> None:
+    """Carry these out as one transaction."""
+    with Transaction(bridge) as transaction:
+        for mod in mods:
+            if isinstance(mod, GroupMod):
+                group_mod(bridge, transaction, mod)
+            else:
+                transaction.flow_mod(mod)
+
+
 def test_groups_that_would_lead_to_themselves_are_refused(host: FakeHost) -> None:
     bridge = host.bridge
     try:
-        group_mod(bridge, GroupMod(ADD, ALL, 1, bucket("output:1")))
-        group_mod(bridge, GroupMod(ADD, FAST_FAILOVER, 2, bucket("output:2", group=1)))
-        group_mod(bridge, GroupMod(ADD, ALL, 3, bucket("group:2")))
+        change(bridge, GroupMod(ADD, ALL, 1, bucket("output:1")))
+        change(bridge, GroupMod(ADD, FAST_FAILOVER, 2, bucket("output:2", group=1)))
+        change(bridge, GroupMod(ADD, ALL, 3, bucket("group:2")))
         assert bridge.reachable_groups({3}) == {1, 2, 3}
         for kind, buckets in ((ALL, bucket("group:3")), (FAST_FAILOVER, bucket("output:1", group=2))):
             with pytest.raises(OpenFlowError, match="group 1 would lead to itself"):
-                group_mod(bridge, GroupMod(MODIFY, kind, 1, buckets))
+                change(bridge, GroupMod(MODIFY, kind, 1, buckets))
         for number, other in ((1, 2), (2, 3)):
             with pytest.raises(OpenFlowError, match=f"group {number} is named by group {other}"):
-                group_mod(bridge, GroupMod(DELETE, 0, number))
+                change(bridge, GroupMod(DELETE, 0, number))
         stored = len(bridge.region.programs())
         assert bridge.named_groups(2) == {1}
         assert len(bridge.region.programs()) == stored
     finally:
-        group_mod(bridge, GroupMod(DELETE, 0, GROUP_ALL))
+        change(bridge, GroupMod(DELETE, 0, GROUP_ALL))
+
+
+def test_a_transaction_of_groups_and_flows_is_made_whole_or_not_at_all(host: FakeHost) -> None:
+    bridge = host.bridge
+
+    def groups() -> dict[int, bytes]:
+        return {number: bridge.groups.describe(number)[1] for number in bridge.groups.numbers()}
+
+    def use(number: int) -> FlowMod:
+        return parse_flow(f"priority={number},actions=group:{number}", {})
+
+    try:
+        change(bridge, GroupMod(ADD, ALL, 1, bucket("output:1")), use(1))
+        before, known = groups(), flows(host)
+        with pytest.raises(OpenFlowError, match="group 9 does not exist"):
+            change(
+                bridge,
+                GroupMod(MODIFY, ALL, 1, bucket("output:2")),
+                GroupMod(MODIFY, ALL, 1, bucket("output:3")),
+                GroupMod(ADD, ALL, 2, bucket("group:1")),
+                use(2),
+                GroupMod(DELETE, 0, 2),
+                GroupMod(ADD, ALL, 2, bucket("output:4")),
+                GroupMod(DELETE, 0, 1),
+                use(9),
+            )
+        assert (groups(), flows(host)) == (before, known)
+        with pytest.raises(OpenFlowError, match="group 1 does not exist"):
+            change(bridge, GroupMod(DELETE, 0, 1), use(1))
+        assert (groups(), flows(host)) == (before, known)
+        change(bridge, GroupMod(DELETE, 0, 1), GroupMod(ADD, ALL, 1, bucket("output:4")), use(3 - 2))
+        assert groups() == {1: bucket("output:4")}
+        assert len(flows(host)) == 1
+        change(bridge, GroupMod(DELETE, 0, 1))
+        assert (groups(), flows(host)) == ({}, [])
+    finally:
+        change(bridge, GroupMod(DELETE, 0, GROUP_ALL))
+
+
+def test_refused_transactions_leave_no_memory_in_use(host: FakeHost) -> None:
+    bridge, region = host.bridge, host.bridge.region
+
+    def refused() -> None:
+        with pytest.raises(OpenFlowError):
+            change(
+                bridge,
+                GroupMod(ADD, ALL, 5, bucket("output:1") + bucket("output:2")),
+                parse_flow("priority=5,actions=group:5", {}),
+                GroupMod(ADD, ALL, 5, b""),
+            )
+        for _ in range(6):
+            region.run_deferred()
+
+    refused()
+    used = int(region.header["used"])
+    for _ in range(10):
+        refused()
+    assert int(region.header["used"]) == used
