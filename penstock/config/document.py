@@ -12,7 +12,7 @@ from typing import Literal
 from penstock.config.schema import REQUIRED, Setting, settings_of, shown
 from penstock.config.tables import PortKeys
 from penstock.ports import KINDS
-from penstock.ports.spec import BridgeSpec
+from penstock.ports.spec import BridgeSpec, TableSpec
 from penstock.switch.settings import EngineSettings
 
 
@@ -24,6 +24,7 @@ def reference() -> str:
 def _lines() -> Iterator[str]:
     yield from _table("`[engine]`", settings_of(EngineSettings))
     yield from _table("`[bridge.BRIDGE]`", settings_of(BridgeSpec))
+    yield from _table("`[bridge.BRIDGE.table.NUMBER]`", settings_of(TableSpec))
     common = settings_of(PortKeys)
     kinds = replace(common["type"], hint=Literal[tuple(KINDS)])
     yield from _table("`[bridge.BRIDGE.port.PORT]`, any type", {**common, "type": kinds})

@@ -20,16 +20,19 @@ from penstock.config.errors import ConfigError, Problem, join_key
 from penstock.config.schema import check_table, settings_of, shown
 from penstock.config.tables import PortKeys, vlan_config
 from penstock.config.toml_file import read_toml
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import TextError
 from penstock.openflow.wire import OpenFlowError
+from penstock.packet.fields import BY_NAME
 from penstock.ports import KINDS
-from penstock.ports.spec import BridgeSpec, PortSpec
+from penstock.ports.spec import BridgeSpec, PortSpec, TableSpec
 from penstock.switch.errors import unknown
 from penstock.switch.model import DesiredState
 
 _IFNAME_BYTES = 15
 _TOP_KEYS = ("bridge", "engine")
+_BRIDGE_TABLES = ("port", "table")
 _NETDEV_OPTIONS = ("netdev", "device")
 
 
@@ -82,13 +85,25 @@ class _Reader:
         self._check_name("bridge", name, path)
         settings = settings_of(BridgeSpec)
         for key in table:
-            if key not in settings and key != "port":
-                self._problem(join_key(path, key), unknown("key", key, [*settings, "port"]))
+            if key not in settings and key not in _BRIDGE_TABLES:
+                self._problem(join_key(path, key), unknown("key", key, [*settings, *_BRIDGE_TABLES]))
         own = {key: value for key, value in table.items() if key in settings}
         values = check_table(own, settings, path, self.problems)
-        self.bridges[name] = BridgeSpec(name=name, **values)
+        tables = (self._flow_table(*each) for each in self._tables(table, path, "table"))
+        self.bridges[name] = BridgeSpec(name=name, **values, tables=tuple(each for each in tables if each is not None))
         for port_name, port_path, port in self._tables(table, path, "port"):
             self._port(name, port_name, port_path, port)
+
+    def _flow_table(self, number: str, path: str, table: Mapping[str, Any]) -> TableSpec | None:
+        if not number.isdecimal() or int(number) >= TABLES:
+            self._problem(path, f"{number!r} is no flow table: they are numbered from 0 to {TABLES - 1}")
+            return None
+        before = len(self.problems)
+        values = check_table(table, settings_of(TableSpec), path, self.problems)
+        for field in values.get("groups", ()):
+            if field not in BY_NAME:
+                self._problem(join_key(path, "groups"), unknown("match field", field, BY_NAME))
+        return TableSpec(int(number), **values) if len(self.problems) == before else None
 
     def _port(self, bridge: str, name: str, path: str, table: Mapping[str, Any]) -> None:
         if name in self.paths:

@@ -15,7 +15,11 @@ from penstock.datapath.pipeline.changes import begin_log, log_removal, publish
 from penstock.datapath.pipeline.layout import (
     CHANGE_LOG,
     FLOW,
+    FLOW_ADDED,
+    FLOW_REMOVED,
+    FLOW_TABLE,
     FLOWS_MAX,
+    FOREVER,
     KEY_WORDS,
     MISS_CONTROLLER,
     MISS_DROP,
@@ -65,7 +69,8 @@ class FlowTables(FlowReader):
         super().__init__(address)
         self.region = region
         self.masks = FlowMasks(region, self)
-        self.count = 0  # flows that packets see
+        self._counts: dict[int, int] = {}  # flows that packets see, by table
+        self._grown: dict[int, int] = {}  # by how much the present transaction changes that
         self._key = ctypes.create_string_buffer(KEY_SIZE + 64)
         self._key_address = ctypes.addressof(self._key)
         self._addition = ctypes.create_string_buffer(_ADDITION.size)
@@ -124,7 +129,8 @@ class FlowTables(FlowReader):
             if int(records(FLOW, flow)[0]["removed"]) <= tables.row["version"]:
                 commit_removal(flow)
             else:
-                tables.count += 1
+                number = int(records(FLOW, flow)[0]["table"])
+                tables._counts[number] = tables._counts.get(number, 0) + 1
                 region.adopt_program(int(records(FLOW, flow)[0]["program"]))
         tables.masks.resume()
         return tables
@@ -171,6 +177,8 @@ class FlowTables(FlowReader):
         self.pending.append(flow)
         if replaced:
             self._take_out(replaced)
+        else:
+            self._grown[table] = self._grown.get(table, 0) + 1
         self.masks.raise_priority(subtable, priority)
         return int(flow)
 
@@ -196,9 +204,11 @@ class FlowTables(FlowReader):
     def remove(self, flow: int) -> None:
         """Prepare the end of a flow."""
         self._take_out(flow)
+        table = ctypes.c_int32.from_address(flow + FLOW_TABLE).value
+        self._grown[table] = self._grown.get(table, 0) - 1
 
     def _take_out(self, flow: int) -> None:
-        store64(flow + 16, int(self.row["version"]) + 1)
+        store64(flow + FLOW_REMOVED, int(self.row["version"]) + 1)
         self._removed.append(flow)
 
     def commit(self) -> None:
@@ -209,15 +219,16 @@ class FlowTables(FlowReader):
         self.row["normal"] = 0
         # Whoever takes over after a death between any two of these steps completes the transaction: see ``resume``.
         for flow in added:
-            self.count += int(commit_addition(flow))
+            commit_addition(flow)
+        for table, change in self._grown.items():
+            self._counts[table] = self._counts.get(table, 0) + change
+        self._grown.clear()
         for flow in removed:
             log_removal(flow)
         publish(self.address)
         gone = []
         for flow in removed:
-            listed = int(commit_removal(flow))
-            self.count -= listed
-            gone.append((flow, listed))
+            gone.append((flow, int(commit_removal(flow))))
         if gone:
             self.region.defer(lambda: self._unlink(gone))
         if self.count == 1:
@@ -226,14 +237,15 @@ class FlowTables(FlowReader):
     def abort(self) -> None:
         """Undo what was prepared."""
         for flow in self._removed:
-            store64(flow + 16, (1 << 63) - 1)
+            store64(flow + FLOW_REMOVED, FOREVER)
         self._removed = []
         for flow in self.pending:
             # It was to be seen from the next version on, which others may become.
-            store64(flow + 8, (1 << 63) - 1)
-            store64(flow + 16, 0)
+            store64(flow + FLOW_ADDED, FOREVER)
+            store64(flow + FLOW_REMOVED, 0)
         fresh = [(flow, self._is_fresh(flow)) for flow in self.pending]
         self.pending = []
+        self._grown.clear()
         if fresh:
             self.region.defer(lambda: self._unlink(fresh))
 
@@ -293,6 +305,15 @@ class FlowTables(FlowReader):
                 row[name] = wanted
 
     # Reading
+
+    @property
+    def count(self) -> int:
+        """Flows that packets see."""
+        return sum(self._counts.values())
+
+    def count_of(self, table: int) -> int:
+        """Flows in a table, as the present transaction has them."""
+        return self._counts.get(table, 0) + self._grown.get(table, 0)
 
     def find(self, table: int, priority: int, key: bytes, mask: bytes) -> int:
         """The flow with exactly this match and priority; 0 when there is none."""

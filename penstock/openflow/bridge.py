@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_region import FlowRegion
-from penstock.engine.flow_tables import ANY_TABLE, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
+from penstock.engine.flow_tables import ANY_TABLE, FLOWS_MAX, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
 from penstock.engine.group_tables import GroupTable, MeterTable
 from penstock.machine import monotonic_ns
 from penstock.openflow.action_wire import apply_instruction, output_action
 from penstock.openflow.compile import Program
+from penstock.openflow.eviction import Limit
 from penstock.openflow.flow_mod import (
     ALL_TABLES,
     ANY_GROUP,
@@ -56,6 +57,7 @@ class OpenFlowBridge:
         self._on_removed = on_removed
         self.watched = False  # whether anybody is to be told of changes
         self.on_changes: Callable[[list[Change], object], None] = lambda _changes, _origin: None
+        self.limits: dict[int, Limit] = {}  # by table
         self._misses_told = False
         self.programs = Programs(region, tables, self.groups, self.meters)
 
@@ -183,6 +185,15 @@ class OpenFlowBridge:
                 for entry in some
                 if entry.priority <= PRIORITY_MAX and self.sends(entry, select.out_port, select.out_group)
             ]
+
+    def count_of(self, table: int) -> int:
+        """Flows in a table, the switch's own left out."""
+        return self.tables.count_of(table) - int(table == 0 and self.is_fail_open)
+
+    def limit_of(self, table: int) -> int:
+        """How many there can be."""
+        limit = self.limits.get(table)
+        return limit.flows if limit is not None else FLOWS_MAX
 
     def instructions(self, entry: FlowEntry) -> bytes:
         """A flow's instructions as OpenFlow 1.3 writes them."""

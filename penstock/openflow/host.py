@@ -27,6 +27,7 @@ from penstock.openflow import experimenter, requests  # noqa: F401 - their handl
 from penstock.openflow import ports as port_codec
 from penstock.openflow.bridge import OpenFlowBridge, normal_instructions
 from penstock.openflow.connections import Connection, Keys, parse_target
+from penstock.openflow.eviction import Limit
 from penstock.openflow.flow_mod import ANY_PORT, Change, Command, FlowMod, Removal
 from penstock.openflow.match import EMPTY, Match
 from penstock.openflow.packet_in import NO_MATCH
@@ -78,6 +79,7 @@ class BridgeHost:
         self.spec = spec
         self.bridge = OpenFlowBridge(region, tables, cycles_hz, self._tell_flow_removed)
         self.bridge.on_changes = self._tell_changes
+        self._limit_tables()
         self.ports: dict[int, OfPort] = {}
         self.sessions: set[Session] = set()
         self.connections: dict[str, Connection] = {}
@@ -112,6 +114,7 @@ class BridgeHost:
     async def configure(self, spec: BridgeSpec) -> None:
         """Follow a change of the bridge's settings."""
         before, self.spec = self.spec, spec
+        self._limit_tables()
         anew = any(getattr(spec, key) != getattr(before, key) for key in OF_CONNECTIONS)
         for text in list(self.connections):
             if anew or text not in spec.controllers:
@@ -128,6 +131,12 @@ class BridgeHost:
         if self.ports:
             self.configure_flows()
         self.check_alone()
+
+    def _limit_tables(self) -> None:
+        self.bridge.limits = {
+            each.number: Limit(each.flow_limit, each.overflow_policy == "evict", each.groups)
+            for each in self.spec.tables
+        }
 
     def configure_flows(self) -> None:
         """Bring the flows of the configuration in, and take those out that it has no more."""

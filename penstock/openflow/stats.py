@@ -9,14 +9,14 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version as package_version
 
-from penstock.engine.flow_tables import FLOWS_MAX, FlowEntry
+from penstock.engine.flow_tables import FlowEntry
 from penstock.machine import monotonic_ns
 from penstock.openflow import groups, meters
 from penstock.openflow import ports as port_codec
 from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import OpenFlowBridge
-from penstock.openflow.flow_mod import ALL_TABLES, ANY_PORT, Select
-from penstock.openflow.match import EMPTY, Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
+from penstock.openflow.flow_mod import ANY_PORT, Select
+from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
 from penstock.openflow.monitor import NXST_FLOW_MONITOR, decode, initial
 from penstock.openflow.session import Session
@@ -158,18 +158,21 @@ def aggregate(bridge: OpenFlowBridge, select: Select) -> bytes:
 
 def tables(version: int, bridge: OpenFlowBridge) -> Iterator[bytes]:
     """One entry for each table."""
-    counts: dict[int, int] = {}
-    for some in bridge.flows(Select(ALL_TABLES, EMPTY)):
-        for entry in some:
-            counts[entry.table] = counts.get(entry.table, 0) + 1
     for table, (lookups, matched) in enumerate(bridge.tables.table_counters()):
         if version == OF10:
             name = (b"classifier" if table == 0 else b"table%d" % table).ljust(32, b"\0")
             yield struct.pack(
-                "!B3x32sIIIQQ", table, name, (1 << 22) - 1, FLOWS_MAX, counts.get(table, 0), lookups, matched
+                "!B3x32sIIIQQ",
+                table,
+                name,
+                (1 << 22) - 1,
+                bridge.limit_of(table),
+                bridge.count_of(table),
+                lookups,
+                matched,
             )
         else:
-            yield struct.pack("!B3xIQQ", table, counts.get(table, 0), lookups, matched)
+            yield struct.pack("!B3xIQQ", table, bridge.count_of(table), lookups, matched)
 
 
 async def _ports(session: Session, body: memoryview) -> Iterable[bytes]:
@@ -221,7 +224,7 @@ REQUESTS_13: dict[int, Callable[[Session, memoryview], Iterable[bytes]]] = {
     METER: lambda session, body: meters.meter_stats(session.host.bridge, body),
     METER_CONFIG: lambda session, body: meters.meter_configs(session.host.bridge, body),
     METER_FEATURES: lambda _session, _body: [meters.meter_features()],
-    TABLE_FEATURES: lambda _session, _body: table_features(),
+    TABLE_FEATURES: lambda session, _body: table_features(session.host.bridge.limit_of),
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from penstock.engine.flow_tables import FLOWS_MAX, TABLES
+from penstock.engine.flow_tables import TABLES
 from penstock.openflow.action_wire import Instruction
 from penstock.openflow.compile import ACTIONS, FOLLOWS, READ_ONLY
 from penstock.openflow.match import OPENFLOW_BASIC, wire_of
@@ -48,8 +48,8 @@ _COMMON = b"".join(
 )
 
 
-def table_features() -> Iterator[bytes]:
-    """ofp_table_features of every table."""
+def table_features(limit_of: Callable[[int], int]) -> Iterator[bytes]:
+    """ofp_table_features of every table; ``limit_of`` a table are the flows that it may hold."""
     everything = (1 << 64) - 1
     for table in range(TABLES):
         last = table == TABLES - 1
@@ -66,4 +66,6 @@ def table_features() -> Iterator[bytes]:
             ]
         )
         name = (b"classifier" if table == 0 else b"table%d" % table).ljust(32, b"\0")
-        yield struct.pack("!HB5x32sQQII", 64 + len(body), table, name, everything, everything, 3, FLOWS_MAX) + body
+        yield (
+            struct.pack("!HB5x32sQQII", 64 + len(body), table, name, everything, everything, 3, limit_of(table)) + body
+        )

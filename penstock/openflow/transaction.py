@@ -15,6 +15,7 @@ from penstock.engine.flow_region import RegionError
 from penstock.engine.flow_tables import TABLES, FlowEntry
 from penstock.engine.group_tables import Band, Bucket
 from penstock.openflow.compile import Program
+from penstock.openflow.eviction import Limit, choose
 from penstock.openflow.flow_mod import (
     ALL_TABLES,
     CHECK_OVERLAP,
@@ -113,8 +114,13 @@ class Transaction:
                     why = f"a flow of priority {mod.priority} in table {mod.table} overlaps"
                     raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_OVERLAP, why)
         event = Event.ADDED
-        if self._bridge.watched and self._tables.find(mod.table, mod.priority, mod.match.key, mod.match.mask):
+        limit = self._bridge.limits.get(mod.table)
+        if (self._bridge.watched or limit) and self._tables.find(
+            mod.table, mod.priority, mod.match.key, mod.match.mask
+        ):
             event = Event.MODIFIED
+        elif limit:
+            self._make_room(mod.table, limit)
         return event, self._tables.add(
             mod.table,
             mod.priority,
@@ -128,6 +134,15 @@ class Transaction:
             importance=mod.importance,
             keep_counters=not mod.flags & RESET_COUNTS and not mod.modify_adds,
         )
+
+    def _make_room(self, table: int, limit: Limit) -> None:
+        while self._tables.count_of(table) >= limit.flows:
+            flows = [entry for some in self._tables.scan(table) for entry in some] if limit.evicts else []
+            victim = choose(self._bridge.region, flows, limit.groups)
+            if victim is None:
+                why = f"table {table} holds {limit.flows} flows, the most that it may"
+                raise OpenFlowError(ErrorType.FLOW_MOD_FAILED, FLOW_MOD_TABLE_FULL, why)
+            self._remove(victim, Removal.DELETE)
 
     def _modify(self, mod: FlowMod) -> list[tuple[Event, int]]:
         found = list(self._selected(mod, mod.command == Command.MODIFY_STRICT))

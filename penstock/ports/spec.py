@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from annotated_doc import Doc
 from annotated_types import Ge, Interval, Len, Predicate
 
-__all__ = ["BridgeSpec", "Doc", "PortSpec", "PortState", "VlanConfig", "VlanId", "VlanMode"]
+__all__ = ["BridgeSpec", "Doc", "PortSpec", "PortState", "TableSpec", "VlanConfig", "VlanId", "VlanMode"]
 
 VlanMode = Literal["access", "trunk", "native-tagged", "native-untagged"]
 VlanId = Annotated[int, Interval(ge=1, le=4094)]
@@ -54,8 +54,32 @@ class VlanConfig:
 
 
 @dataclass(frozen=True)
+class TableSpec:
+    """What an operator sets of one flow table of a bridge."""
+
+    number: int
+    flow_limit: Annotated[int, Interval(ge=1, le=4_194_304), Doc("Flow entries that the table holds at most.")] = (
+        4_194_304
+    )
+    overflow_policy: Annotated[
+        Literal["refuse", "evict"],
+        Doc(
+            "What becomes of another one: it is refused, or an entry with a time-out makes room for it: the one of the "
+            "least importance and, among equals, the one that would end soonest."
+        ),
+    ] = "refuse"
+    groups: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Match fields, as in `in_port`. Room is made in the largest group of entries that agree in these, so that "
+            "nobody crowds out the others."
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True)
 class BridgeSpec:
-    """A bridge: its name, and what holds for its table of learned MAC addresses (the FDB)."""
+    """A bridge: its name, and what holds for its table of learned MAC addresses (the FDB) and its flow tables."""
 
     name: str
     mac_ageing: Annotated[
@@ -114,12 +138,16 @@ class BridgeSpec:
     certificate: Annotated[str | None, Doc("File with the certificate of that key, PEM.")] = None
     ca_cert: Annotated[str | None, Doc("File with the certificate of who signs controllers' certificates, PEM.")] = None
 
+    tables: tuple[TableSpec, ...] = ()
+
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), **{key: list(getattr(self, key)) for key in _LISTS}}
+        tables = [{**asdict(each), "groups": list(each.groups)} for each in self.tables]
+        return {**asdict(self), **{key: list(getattr(self, key)) for key in _LISTS}, "tables": tables}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BridgeSpec:
-        return cls(**{**data, **{key: tuple(data[key]) for key in _LISTS}})
+        tables = tuple(TableSpec(**{**each, "groups": tuple(each["groups"])}) for each in data["tables"])
+        return cls(**{**data, **{key: tuple(data[key]) for key in _LISTS}, "tables": tables})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from penstock.config.engine_table import load_engine_settings
 from penstock.config.errors import ConfigError
 from penstock.config.load import load
 from penstock.ports import KINDS
-from penstock.ports.spec import BridgeSpec, VlanConfig
+from penstock.ports.spec import BridgeSpec, TableSpec, VlanConfig
 from penstock.switch.model import DesiredState
 from penstock.switch.settings import EngineSettings
 
@@ -89,6 +89,14 @@ def test_options_are_filled_with_the_kind_s_defaults(tmp_path: Path) -> None:
     assert load(file).ports["vm1"].options == {"keep": False, "offloads": 0}
 
 
+def test_flow_tables(tmp_path: Path) -> None:
+    file = tmp_path / "penstock.toml"
+    file.write_text('[bridge.br0.table.3]\nflow_limit = 9\noverflow_policy = "evict"\ngroups = ["in_port"]\n')
+    desired = load(file)
+    assert desired.bridges["br0"].tables == (TableSpec(3, 9, "evict", ("in_port",)),)
+    assert DesiredState.from_json(desired.to_json()) == desired
+
+
 def test_an_empty_file_is_an_empty_switch(tmp_path: Path) -> None:
     (tmp_path / "penstock.toml").write_text("")
     assert load(tmp_path / "penstock.toml") == DesiredState()
@@ -98,6 +106,18 @@ CASES = {
     "unknown top table": (
         "[bridges.br0]",
         "bridges: unknown table 'bridges'; did you mean bridge? (known: bridge, engine)",
+    ),
+    "no flow table": (
+        "[bridge.br0.table.254]",
+        "bridge.br0.table.254: '254' is no flow table: they are numbered from 0 to 253",
+    ),
+    "flow table's key": (
+        '[bridge.br0.table.3]\noverflow_policy = "drop"',
+        'bridge.br0.table.3.overflow_policy: "drop" is wrong: must be one of "refuse", "evict"',
+    ),
+    "flow table's field": (
+        '[bridge.br0.table.3]\ngroups = ["inport"]',
+        re.compile(r"bridge\.br0\.table\.3\.groups: unknown match field 'inport'; did you mean in_port\?.*"),
     ),
     "unknown engine key": (
         "[engine]\nworker = 1",

@@ -102,7 +102,7 @@ class Recorder:
                     self.mods.append(bytes(raw.body))
                 elif raw.number == Type.MULTIPART_REQUEST:
                     # ovs-ofctl asks for the names of tables and ports first.
-                    rows = next(table_features()) if raw.body[1] == TABLE_FEATURES else b""
+                    rows = next(table_features(lambda _table: 1)) if raw.body[1] == TABLE_FEATURES else b""
                     reply = bytes(raw.body[:2]) + bytes(6) + rows
                     connection.sendall(message(OF13, Type.MULTIPART_REPLY, raw.xid, reply))
 

@@ -173,7 +173,7 @@ FLOW = np.dtype(
     align=True,
 )
 FLOW_BYTES = FLOW.itemsize
-FLOW_ADDED, FLOW_REMOVED, FLOW_PROGRAM = offset(FLOW, "added"), offset(FLOW, "removed"), offset(FLOW, "program")
+FLOW_ADDED, FLOW_REMOVED, FLOW_TABLE = offset(FLOW, "added"), offset(FLOW, "removed"), offset(FLOW, "table")
 
 # Operations follow, then ``source_bytes`` of the instructions as OpenFlow 1.3 writes them, from which they were made.
 PROGRAM = np.dtype(
