@@ -150,7 +150,8 @@ class Connection:
             await asyncio.sleep(pause)
             pause = min(max(pause * 2, BACKOFF_FIRST), self._max_backoff)
             try:
-                reader, writer = await asyncio.wait_for(self._connect(), CONNECT_SECONDS)
+                async with asyncio.timeout(CONNECT_SECONDS):  # wait_for would miss being cancelled as it connects
+                    reader, writer = await self._connect()
             except (OSError, TimeoutError) as error:
                 self._set(False, str(error) or type(error).__name__)
                 continue

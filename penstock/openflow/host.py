@@ -25,8 +25,9 @@ from penstock.engine.frames import REASON_FIN_TIMEOUT, REASON_LEARN, PacketIn
 from penstock.machine import monotonic_ns
 from penstock.openflow import experimenter, requests  # noqa: F401 - their handlers register themselves
 from penstock.openflow import ports as port_codec
+from penstock.openflow.auxiliary import Auxiliaries
 from penstock.openflow.bridge import OpenFlowBridge, normal_instructions
-from penstock.openflow.connections import Connection, Keys, parse_target
+from penstock.openflow.connections import Connection, Keys, Serve, parse_target
 from penstock.openflow.eviction import Limit
 from penstock.openflow.flow_mod import ANY_PORT, Change, Command, FlowMod, Removal
 from penstock.openflow.match import EMPTY, Match
@@ -53,7 +54,7 @@ HALF = 1 << 63
 # Settings that a change of makes connections anew.
 OF_CONNECTIONS = (
     "private_key", "certificate", "ca_cert", "max_backoff", "protocols", "inactivity_probe", "controller_rate_limit",
-    "controller_burst_limit",
+    "controller_burst_limit", "auxiliary_connections",
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ class BridgeHost:
         self._applied: tuple[str, ...] = ()  # flows of the configuration that are in
         self._refused: dict[str, str] = {}  # and those that cannot be, with the reason
         self._alone_since = time.monotonic()
+        self._auxiliaries: dict[Session, Auxiliaries] = {}
         self._management = self._connection(f"punix:{spec.name}.mgmt")
 
     @property
@@ -104,12 +106,12 @@ class BridgeHost:
 
     # Set-up
 
-    def _connection(self, text: str) -> Connection:
+    def _connection(self, text: str, serve: Serve | None = None) -> Connection:
         spec = self.spec
         keys = None
         if spec.private_key and spec.certificate and spec.ca_cert:
             keys = Keys(spec.private_key, spec.certificate, spec.ca_cert)
-        return Connection(parse_target(text), self._rundir, self._serve, keys, spec.max_backoff)
+        return Connection(parse_target(text), self._rundir, serve or self._serve, keys, spec.max_backoff)
 
     async def configure(self, spec: BridgeSpec) -> None:
         """Follow a change of the bridge's settings."""
@@ -190,15 +192,27 @@ class BridgeHost:
         session = Session(
             self, reader, writer, [VERSIONS[each] for each in spec.protocols], f"{spec.name}<->{name}", service,
             probe=0.0 if service else float(spec.inactivity_probe), rate=spec.controller_rate_limit,
-            burst=spec.controller_burst_limit,
+            burst=spec.controller_burst_limit, target=name,
         )  # fmt: skip
         self.sessions.add(session)
         try:
             await session.run()
         finally:
             self.sessions.discard(session)
+            if auxiliaries := self._auxiliaries.pop(session, None):
+                await auxiliaries.close()
             self.monitors_changed()
             self.interests_changed()
+
+    def greeted(self, session: Session) -> None:
+        """Make the auxiliary connections of a session to a controller that has agreed on 1.3."""
+        if session.main is not None:
+            return
+        count, connection = self.spec.auxiliary_connections, self.connections.get(session.target)
+        if count and connection is not None and not connection.target.is_passive and session.version == OF13:
+            connect = partial(self._connection, session.target)
+            self._auxiliaries[session] = Auxiliaries(session, count, connect)
+        self.interests_changed()
 
     # Alone or not
 
@@ -338,6 +352,7 @@ class BridgeHost:
                 "version": {OF10: "OpenFlow10", OF13: "OpenFlow13"}.get(session.version, ""),
                 "role": roles[session.role],
                 "packet_ins_lost": session.packet_ins_lost,
+                "auxiliaries": len(session.auxiliaries),
             }
             for session in self.sessions
         ]

@@ -64,7 +64,7 @@ async def _features(session: Session, raw: Raw) -> list[bytes]:
         body = struct.pack("!QIB3xII", host.datapath_id, 0, TABLES, CAPABILITIES_10, ACTIONS_10)
         body += b"".join(port_codec.describe(OF10, port) for _, port in sorted(host.ports.items()))
     else:
-        body = struct.pack("!QIBB2xII", host.datapath_id, 0, TABLES, 0, CAPABILITIES_13, 0)
+        body = struct.pack("!QIBB2xII", host.datapath_id, 0, TABLES, session.auxiliary_id, CAPABILITIES_13, 0)
     return [message(session.version, Type.FEATURES_REPLY, raw.xid, body)]
 
 

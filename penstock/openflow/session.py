@@ -85,6 +85,9 @@ class Host(Protocol):
     def monitors_changed(self) -> None:
         """A session watches other flows now than before."""
 
+    def greeted(self, session: Session) -> None:
+        """A session has agreed on a version."""
+
     def interests_changed(self) -> None:
         """A session wants other things now than before."""
 
@@ -114,6 +117,7 @@ class Session:
     versions: Sequence[int]
     name: str
     service: bool = False
+    target: str = ""  # that the connection is of
     probe: float = 5.0  # seconds of silence after which an echo is sent, and then the connection given up
     rate: int = 0  # packet-ins in a second; 0: any number
     burst: int = 0
@@ -132,6 +136,9 @@ class Session:
     heard: float = 0.0
     connected: float = 0.0
     packet_ins_lost: int = 0
+    main: Session | None = None  # of an auxiliary connection: whose state this is of
+    auxiliary_id: int = 0
+    auxiliaries: list[Session] = field(default_factory=list)
     tokens: float = 0.0
     refilled: float = 0.0
 
@@ -197,9 +204,11 @@ class Session:
             handler = HANDLERS.get(kind) if kind is not None else None
             if kind is None or handler is None:
                 raise OpenFlowError(ErrorType.BAD_REQUEST, BAD_TYPE, f"message type {raw.number} is not for a switch")
+            # Only which connection it is differs from the main one.
+            subject = self if self.main is None or kind == Type.FEATURES_REQUEST else self.main
             if kind in WRITES:
-                self.check_writes()
-            for index, reply in enumerate(await handler(self, raw), 1):
+                subject.check_writes()
+            for index, reply in enumerate(await handler(subject, raw), 1):
                 self.writer.write(reply)
                 if index % ANSWERS == 0:
                     await self.writer.drain()
@@ -235,7 +244,7 @@ class Session:
             raise error
         self.version = max(common)
         self.connected = time.monotonic()
-        self.host.interests_changed()
+        self.host.greeted(self)
 
     # What is sent unasked
 
@@ -264,7 +273,9 @@ class Session:
         if self.rate and not self._take_token():
             self.packet_ins_lost += 1
             return
-        self.writer.write(packet_in(self.version, self.form, found, user_data))
+        carriers = [each for each in self.auxiliaries if each.version] or [self]
+        carrier = carriers[hash(found.key) % len(carriers)]
+        carrier.writer.write(packet_in(self.version, self.form, found, user_data))
 
     def _take_token(self) -> bool:
         now = time.monotonic()

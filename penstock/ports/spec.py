@@ -126,6 +126,14 @@ class BridgeSpec:
     controller_burst_limit: Annotated[
         int, Interval(ge=0, le=10_000_000), Doc("Packets of that at once; 0: as many as in a second.")
     ] = 0
+    auxiliary_connections: Annotated[
+        int,
+        Interval(ge=0, le=16),
+        Doc(
+            "Connections to each controller besides the main one, with OpenFlow 1.3, over which it is sent packets. A "
+            "controller must know of such."
+        ),
+    ] = 0
     flows: Annotated[
         tuple[str, ...],
         Doc(

@@ -146,12 +146,11 @@ def test_tls_in_both_directions(tmp_path: Path) -> None:
 
 
 class Client:
-    """A controller of the test's own on the management socket."""
+    """A controller of the test's own, on one connection."""
 
-    def __init__(self, rundir: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._socket.settimeout(5)
-        self._socket.connect(str(rundir / "br0.mgmt"))
         self._stream = Stream()
         self._waiting: list[Raw] = []
         self.send(message(OF13, Type.HELLO, 0))
@@ -169,8 +168,36 @@ class Client:
         self.send(data)
         return self.receive()
 
+    def gather(self, seconds: float) -> list[Raw]:
+        """What comes until nothing came for so long; the other side's end of the connection ends it too."""
+        found, self._waiting = self._waiting, []
+        self._socket.settimeout(seconds)
+        try:
+            while data := self._socket.recv(65536):
+                found += self._stream.feed(data)
+        except TimeoutError:
+            pass
+        self._socket.settimeout(5)
+        return found
+
+    def is_closed(self) -> bool:
+        """Whether the other side has ended the connection; what it had sent is thrown away."""
+        try:
+            while self._socket.recv(65536):
+                continue
+        except TimeoutError:
+            return False
+        return True
+
     def close(self) -> None:
         self._socket.close()
+
+
+def manage(rundir: Path) -> Client:
+    """On the management socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(rundir / "br0.mgmt"))
+    return Client(connection)
 
 
 def flow_mod(text: str) -> bytes:
@@ -183,7 +210,7 @@ def test_a_packet_after_a_barrier_meets_the_new_flows(tmp_path: Path) -> None:
     """Whatever is sent once the reply to a barrier is here goes by what was changed before it."""
     with laboratory(tmp_path, bridge(fail_mode='"secure"')) as lab, ExitStack() as stack:
         wires = {name: stack.enter_context(Wire(lab.hosts[name])) for name in NAMES}
-        client = Client(lab.switch.rundir)
+        client = manage(lab.switch.rundir)
         stack.callback(client.close)
         mods = {
             name: flow_mod(f"in_port=1,dl_type=0x88b5,actions=output:{number}")
@@ -210,7 +237,7 @@ def role(number: int, generation: int) -> bytes:
 
 def test_roles(tmp_path: Path) -> None:
     with laboratory(tmp_path, bridge(fail_mode='"secure"')) as lab, ExitStack() as stack:
-        clients = [Client(lab.switch.rundir) for _ in range(2)]
+        clients = [manage(lab.switch.rundir) for _ in range(2)]
         for client in clients:
             stack.callback(client.close)
         assert clients[0].ask(role(2, 5)).number == Type.ROLE_REPLY
@@ -222,3 +249,60 @@ def test_roles(tmp_path: Path) -> None:
         assert clients[0].ask(role(1, 0)).number == Type.ROLE_REPLY
         clients[0].send(flow_mod("actions=drop"))
         assert clients[0].ask(message(OF13, Type.BARRIER_REQUEST, 4)).number == Type.BARRIER_REPLY
+
+
+def auxiliary_id(client: Client) -> int:
+    reply = client.ask(message(OF13, Type.FEATURES_REQUEST, 5))
+    assert reply.number == Type.FEATURES_REPLY
+    return int(struct.unpack_from("!QIBB", reply.body)[3])
+
+
+def test_auxiliary_connections_carry_packets(tmp_path: Path) -> None:
+    config = bridge(controllers='["tcp:127.0.0.1"]', fail_mode='"secure"', auxiliary_connections="2", max_backoff="1")
+    with Lab(tmp_path) as lab, ExitStack() as stack:
+        for name in NAMES:
+            lab.veth(name, ADDRESSES[name])
+        with lab.site.entered():
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 6653)))
+        server.settimeout(15)
+        lab.start(config)
+
+        def accept() -> Client:
+            client = Client(server.accept()[0])
+            stack.callback(client.close)
+            return client
+
+        main = accept()
+        assert auxiliary_id(main) == 0
+        others = [accept(), accept()]
+        assert sorted(map(auxiliary_id, others)) == [1, 2]
+        main.send(flow_mod("dl_type=0x88b5,actions=CONTROLLER"))
+        assert main.ask(message(OF13, Type.BARRIER_REQUEST, 6)).number == Type.BARRIER_REPLY
+        wires = {name: stack.enter_context(Wire(lab.hosts[name])) for name in NAMES}
+        for name in NAMES:
+            for host in range(8):
+                for _ in range(3):
+                    wires[name].send(frame(f"02:00:00:00:01:{host:02x}", "02:00:00:00:00:02", name.encode()))
+        sent = {(name.encode(), host) for name in NAMES for host in range(8)}
+        by: dict[tuple[bytes, int], list[int]] = {}
+        for index, client in enumerate((main, *others)):
+            for raw in client.gather(0.5):
+                if raw.number == Type.PACKET_IN:
+                    flow = raw.data[-46:].split(b"\0")[0], raw.data[-60 + 11]
+                    by.setdefault(flow, []).append(index)
+        assert set(by) == sent
+        assert all(len(each) == 3 and len(set(each)) == 1 for each in by.values()), "a flow's packets keep together"
+        assert {each[0] for each in by.values()} == {1, 2}
+        # One role for all: what the main connection may not, they may not.
+        assert others[0].ask(message(OF13, Type.BARRIER_REQUEST, 7)).xid == 7
+        assert main.ask(role(3, 1)).number == Type.ROLE_REPLY
+        refused = others[1].ask(flow_mod("actions=drop"))
+        assert (refused.number, struct.unpack_from("!HH", refused.body)) == (Type.ERROR, (1, 10))
+        # One that is lost comes back, and all end with the main connection.
+        others.pop(0).close()
+        back = accept()
+        assert auxiliary_id(back) in (1, 2)
+        main.close()
+        assert back.is_closed()
+        assert others[0].is_closed()
+        assert auxiliary_id(accept()) == 0

@@ -86,6 +86,9 @@ class FakeHost:
     def interests_changed(self) -> None:
         pass
 
+    def greeted(self, session: Session) -> None:
+        pass
+
     def talk(self, data: bytes, version: int = OF13, service: bool = True) -> bytes:
         """What a session answers to bytes, after it greeted in this version."""
         return asyncio.run(self._talk(data, version, service))
