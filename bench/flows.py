@@ -108,7 +108,8 @@ CASES = (
          lambda: (frame for frame, _ in zip(_exact_frames(1_000_000), range(1000), strict=False)),
          "1,000 entries, 1,000 flows", 2),
     Case("1,000,000 entries, each packet another", lambda: _exact(1_000_000), lambda: _exact_frames(1_000_000)),
-    Case("a few allowed by 4 fields, the rest dropped", lambda: _texts(few_allowed()), lambda: victims_frames(REPLAYED_MAX)),
+    Case("a few allowed by 4 fields, the rest dropped", lambda: _texts(few_allowed()),
+         lambda: victims_frames(REPLAYED_MAX)),
     Case("the same, 1 frame in 32 an attacker's", lambda: _texts(few_allowed()),
          lambda: attacked_frames(REPLAYED_MAX), "a few allowed by 4 fields, the rest dropped", 31 / 32 / 0.8),
 )  # fmt: skip
