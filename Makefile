@@ -8,7 +8,7 @@ ROUNDS := 10
 SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test setup lint bench bench-flows bench-churn bench-peers test-nojit fuzz soak soak-vm clean packages
+.PHONY: help demo demo-vm test setup lint bench bench-flows bench-churn bench-peers test-nojit fuzz soak soak-vm clean packages controllers
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,10 +27,18 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# os-ken's REST applications, which tests drive, in an environment of their own.
+controllers: $(VENV)/controllers/.installed
+
+$(VENV)/controllers/.installed: tests/system/controllers/requirements.txt | $(STAMP)
+	@PYTHON=$(PYTHON) sh tools/make-venv $(VENV)/controllers
+	$(VENV)/controllers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 packages:
 	@sh tools/debian-packages
 
-test: packages lint ## every test and the linters, Debian packages that tests need included
+test: packages controllers lint ## every test and the linters, Debian packages that tests need included
 	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadscope tests/unit tests/kernel tests/engine
 	$(PY) -m pytest tests/system
 
