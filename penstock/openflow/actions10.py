@@ -6,6 +6,7 @@ What 1.0 has no action for goes back as a Nicira action where there is one, and 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 
 from penstock.datapath.pipeline.program import PORT_CONTROLLER
@@ -26,16 +27,24 @@ from penstock.openflow.action_wire import (
 )
 from penstock.openflow.compile import read_tlv
 from penstock.openflow.match import VID_PRESENT, port_16, port_32, wire_of
-from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE
+from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE, NICIRA_ID
 
 OUTPUT, VLAN_VID, VLAN_PCP, STRIP_VLAN, DL_SRC, DL_DST, NW_SRC, NW_DST, NW_TOS, TP_SRC, TP_DST, ENQUEUE = range(12)
 LENGTHS = {DL_SRC: 16, DL_DST: 16, ENQUEUE: 16}
+CLONE_HEAD = 12  # bytes of a clone before its actions, type and length left out
 PORTS = {17: ("udp_src", "udp_dst"), 132: ("sctp_src", "sctp_dst")}
 
 
 def from_10(data: memoryview, proto: int) -> bytes:
     """Instructions of 1.3 for a list of 1.0's actions; ``proto`` tells what the ports are those of."""
     return apply_instruction(actions_from_10(data, proto))
+
+
+def _with_inner(body: memoryview, whole: memoryview, translate: Callable[[memoryview], bytes]) -> bytes:
+    """An experimenter's action as it is, but for the actions in a clone, which are translated too."""
+    if len(body) < CLONE_HEAD or struct.unpack_from("!IH", body) != (NICIRA_ID, Nx.CLONE):
+        return bytes(whole)
+    return nicira(Nx.CLONE, bytes(6) + translate(body[CLONE_HEAD:]))
 
 
 def actions_from_10(data: memoryview, proto: int) -> bytes:
@@ -67,7 +76,7 @@ def actions_from_10(data: memoryview, proto: int) -> bytes:
             out += action(Kind.SET_QUEUE, struct.pack("!I", queue)) + output_action(port_32(port))
             out += nicira(Nx.POP_QUEUE)
         elif kind == Kind.EXPERIMENTER:
-            out += whole
+            out += _with_inner(body, whole, lambda inner: actions_from_10(inner, proto))
         else:
             raise bad_action(ACTION_BAD_TYPE, f"action type {kind} is unknown")
     return bytes(out)
@@ -132,7 +141,7 @@ def actions_to_10(data: memoryview) -> bytes:
             subtype, size = _SAME[kind]
             out += nicira(subtype, bytes(body[:size]))
         elif kind == Kind.EXPERIMENTER:
-            out += whole
+            out += _with_inner(body, whole, actions_to_10)
     return bytes(out)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from penstock.openflow.flow_mod import FlowMod
 from penstock.openflow.group_mod import decode_group_mod
 from penstock.openflow.groups import group_mod
-from penstock.openflow.match import decode_tlvs
+from penstock.openflow.match import decode_tlvs, split_cookie
 from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.packet_in import NX2
 from penstock.openflow.requests import decode_flow_mod, flow_mod_10, set_asynchronous
@@ -90,20 +90,6 @@ def decode_nx_flow_mod(session: Session, body: memoryview) -> FlowMod:
     return mod
 
 
-def split_cookie(tlvs: memoryview) -> tuple[memoryview, tuple[int, int] | None]:
-    """A match without NXM_NX_COOKIE, and value and mask of that."""
-    if len(tlvs) >= 4 and int.from_bytes(tlvs[:4], "big") >> 9 == COOKIE:
-        masked = int.from_bytes(tlvs[:4], "big") >> 8 & 1
-        size = 8 << masked
-        value = int.from_bytes(tlvs[4:12], "big")
-        mask = int.from_bytes(tlvs[12:20], "big") if masked else (1 << 64) - 1
-        return tlvs[4 + size :], (value, mask)
-    return tlvs, None
-
-
-COOKIE = 0x0001 << 7 | 30
-
-
 def _flow_mod(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
     session.check_writes()
     session.host.bridge.flow_mod(decode_nx_flow_mod(session, body), (session, raw.xid))
@@ -157,7 +143,7 @@ def _bundle_error(code: int, why: str) -> OpenFlowError:
 
 
 def _control(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
-    number, what, flags = struct.unpack_from("!IHH", body)
+    number, what = struct.unpack_from("!IH", body)
     if what == OPEN:
         if number in session.bundles:
             raise _bundle_error(ERROR_EXISTS, f"bundle {number} is open already")
@@ -173,7 +159,7 @@ def _control(session: Session, raw: Raw, body: memoryview) -> list[bytes]:
         session.bundles.pop(number, None)
     else:
         raise _bundle_error(ERROR_BAD_TYPE, f"bundle control {what} is unknown")
-    reply = struct.pack("!IIIHH", ONF_ID, BUNDLE_CONTROL, number, what + 1, flags)
+    reply = struct.pack("!IIIHH", ONF_ID, BUNDLE_CONTROL, number, what + 1, 0)
     return [message(session.version, Type.EXPERIMENTER, raw.xid, reply)]
 
 

@@ -33,6 +33,7 @@ ONF_FIELDS = {OPENFLOW_BASIC << 7 | 42, OPENFLOW_BASIC << 7 | 43}
 VID_PRESENT = 0x1000
 VID_BITS = 0x1FFF  # of OXM_OF_VLAN_VID, the bit that says "tagged" included
 PORT_10_MAX = 0xFF00
+NXM_COOKIE = 0x0001 << 7 | 30  # stands before a match, and says which flows are meant beside that
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ for _row in FIELDS:
     for _number in (_row.oxm, _row.nxm):
         if _number is not None:
             BY_NUMBER[_number[0] << 7 | _number[1]] = _wire(_row, _number)
+
+
+NXM_TOS = BY_NUMBER[5]  # NXM_OF_IP_TOS, which does not match ECN
+DSCP_BITS = 0xFC
 
 
 def wire_of(row: Field, nxm: bool = False) -> Wire | None:
@@ -180,6 +185,10 @@ def decode_tlvs(data: bytes | memoryview) -> Match:
                 raise _bad(MATCH_BAD_VALUE, f"match field {wire.field.name}: {value:#x} has bits outside {bits:#x}")
             if not wire.field.maskable and bits != (1 << wire.bits) - 1:
                 raise _bad(MATCH_BAD_MASK, f"match field {wire.field.name} takes no mask")
+        if wire is NXM_TOS:
+            bits = DSCP_BITS
+            if value & ~bits:
+                raise _bad(MATCH_BAD_VALUE, f"match field nw_tos: {value:#x} has bits that are ECN's")
         if value >> wire.bits:
             raise _bad(MATCH_BAD_VALUE, f"match field {wire.field.name}: {value:#x} has more than {wire.bits} bits")
         bits &= (1 << wire.bits) - 1
@@ -203,8 +212,11 @@ def _checked(key: int, mask: int, rows: tuple[Field, ...]) -> Match:
     return found
 
 
-def fields(match: Match) -> Iterator[tuple[Field, int, int]]:
-    """The fields of a match, each with value and mask, in the order of the table; vlan_tci whole if it must be."""
+def fields(match: Match, nxm: bool = False) -> Iterator[tuple[Field, int, int]]:
+    """The fields of a match, each with value and mask, in the order of the table.
+
+    vlan_tci is whole if it must be (``nxm``: always, as there is no field for a part of it).
+    """
     left = int.from_bytes(match.mask, "big")
     if not left:
         return
@@ -216,7 +228,7 @@ def fields(match: Match) -> Iterator[tuple[Field, int, int]]:
         bits = (1 << row.bits) - 1
         if row.name == "vlan_tci":
             tci = left >> shift & 0xFFFF
-            if tci and tci not in (VID_BITS, VID_PRESENT, 0xFFFF, 0xE000 | VID_PRESENT):
+            if tci and (nxm or tci not in (VID_BITS, VID_PRESENT, 0xFFFF, 0xE000 | VID_PRESENT)):
                 yield row, key >> shift & 0xFFFF, tci
                 left &= ~(0xFFFF << shift)
             continue
@@ -272,10 +284,12 @@ _PROTO_SHIFT, ICMP6 = in_key(BY_NAME["nw_proto"]), 58
 def _plan(key: int, mask: int, nxm: bool) -> tuple[_Part, ...]:
     """How the fields of a match are written; ``key`` has what decides and nothing else."""
     parts = []
-    for row, _, bits in fields(make(key, mask)):
+    for row, _, bits in fields(make(key, mask), nxm):
         wire = wire_of(row, nxm)
         assert wire is not None
         exact = bits == (1 << wire.bits) - 1
+        if nxm and row.name == "ip_dscp" and exact:
+            wire, bits = NXM_TOS, DSCP_BITS
         header = wire.header(masked=not exact)
         if wire.number in ONF_FIELDS:
             head = struct.pack("!HH", EXPERIMENTER, header + len(ONF_BYTES) & 0xFFFF) + ONF_BYTES
@@ -297,6 +311,17 @@ def encode_tlvs(match: Match, nxm: bool = False) -> bytes:
             value = port_16(value)
         out += part.head + value.to_bytes(part.octets, "big") + part.tail
     return bytes(out)
+
+
+def split_cookie(tlvs: memoryview) -> tuple[memoryview, tuple[int, int] | None]:
+    """A match without NXM_NX_NXM_COOKIE, and value and mask of that."""
+    if len(tlvs) >= 4 and int.from_bytes(tlvs[:4], "big") >> 9 == NXM_COOKIE:
+        masked = int.from_bytes(tlvs[:4], "big") >> 8 & 1
+        size = 8 << masked
+        value = int.from_bytes(tlvs[4:12], "big")
+        mask = int.from_bytes(tlvs[12:20], "big") if masked else (1 << 64) - 1
+        return tlvs[4 + size :], (value, mask)
+    return tlvs, None
 
 
 def decode_13(data: memoryview, at: int) -> tuple[Match, int]:

@@ -168,7 +168,6 @@ def _bundle(is_loaded: bool) -> Add:
             wire, bit, _ = subfield(header, start, count, "bundle", written=True)
             follows = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
         made.reads |= _hashed(fields)
-        made.ports |= set(ports) if not is_loaded else set()
         made.add(p.BUNDLE, follows, int(is_loaded), fields, basis, algorithm, bit, count, *ports)
 
     return add

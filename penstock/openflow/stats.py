@@ -16,7 +16,7 @@ from penstock.openflow import ports as port_codec
 from penstock.openflow.actions10 import to_10
 from penstock.openflow.bridge import OpenFlowBridge
 from penstock.openflow.flow_mod import ANY_PORT, Select
-from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32
+from penstock.openflow.match import Match, decode_13, decode_tlvs, encode_13, encode_tlvs, port_32, split_cookie
 from penstock.openflow.match10 import MATCH_10, decode_10, encode_10
 from penstock.openflow.monitor import NXST_FLOW_MONITOR, decode, initial
 from penstock.openflow.session import Session
@@ -82,7 +82,9 @@ def select_nx(body: memoryview) -> Select:
     _short(body, 8)
     port, length, table = struct.unpack_from("!HHB", body)
     _short(body, 8 + length)
-    return Select(table, decode_tlvs(body[8 : 8 + length]), out_port=ANY_PORT if port == NONE_16 else port_32(port))
+    tlvs, cookie = split_cookie(body[8 : 8 + length])
+    value, mask = cookie or (0, 0)
+    return Select(table, decode_tlvs(tlvs), value, mask, ANY_PORT if port == NONE_16 else port_32(port))
 
 
 def select_13(body: memoryview) -> Select:
