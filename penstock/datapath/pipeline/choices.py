@@ -60,7 +60,7 @@ def choose_link(value, links, algorithm):
     if algorithm == LINK_MODULO:
         return shr(value, 1) % links
     if algorithm == LINK_THRESHOLD:
-        return shr(shr(value, 32) * links, 32)
+        return shr(shr(value, 31) * links, 32)  # a hash has 63 bits
     best = 0
     highest = -1
     if algorithm == LINK_HIGHEST_RANDOM_WEIGHT:
