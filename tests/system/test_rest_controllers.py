@@ -15,12 +15,15 @@ from tests.system.lab import Lab, eventually
 from tests.system.ofctl import OF13, Ofctl
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv" / "controllers" / "bin" / "python"
+CONTROLLERS = ROOT / ".venv" / "controllers"
+PYTHON = CONTROLLERS / "bin" / "python"
 LAUNCHER = Path(__file__).parent / "controllers" / "rest.py"
 DATAPATH = "00000000000000a1"
 URL = "http://127.0.0.1:8080"
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="os-ken's applications are not there: make controllers")
+pytestmark = pytest.mark.skipif(
+    not (CONTROLLERS / ".installed").exists(), reason="os-ken's applications are not there: make controllers"
+)
 
 
 class Application:
