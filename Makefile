@@ -40,7 +40,8 @@ packages:
 
 test: packages controllers lint ## every test and the linters, Debian packages that tests need included
 	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadscope tests/unit tests/kernel tests/engine
-	$(PY) -m pytest tests/system
+	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/system
+	$(PY) -m pytest -m alone tests/system
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -10,10 +10,19 @@ import pytest
 from tests.system.lab import Lab
 
 
+# They measure times, or have virtual machines: nothing else runs beside them.
+ALONE = {
+    "test_demo", "test_migration", "test_restarts", "test_testpmd", "test_traffic", "test_vhost_restarts",
+    "test_virtio_user", "test_vm",
+}  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.root)
+            if item.path.stem in ALONE:
+                item.add_marker(pytest.mark.alone)
 
 
 MEASURED = pytest.StashKey[list[str]]()
