@@ -9,7 +9,6 @@ import pytest
 
 from tests.system.lab import Lab
 
-
 # They measure times, or have virtual machines: nothing else runs beside them.
 ALONE = {
     "test_demo", "test_migration", "test_restarts", "test_testpmd", "test_traffic", "test_vhost_restarts",
