@@ -15,7 +15,7 @@ from penstock.machine import records
 from penstock.memory import Arena
 from penstock.ports import KINDS as SWITCH_KINDS
 from penstock.ports.base import Port, PortContext, PortError
-from penstock.traffic.virtio_user import VirtioUser
+from penstock.traffic.virtio_user.port import VirtioUser
 
 # A patch port has no queues, and a vhost-user port needs an engine's main loop: here a guest is the other end of one.
 KINDS: dict[str, type[Port]] = {

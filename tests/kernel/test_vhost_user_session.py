@@ -38,7 +38,7 @@ from penstock.ports.vhost_user.messages import (
 from penstock.ports.vhost_user.port import VhostUser
 from penstock.ports.vhost_user.requests import PROTOCOL_FEATURES
 from penstock.ports.vhost_user.virtio import Feature, mask
-from penstock.traffic.virtio_user_front import Refused, Region, close_inflight
+from penstock.traffic.virtio_user.front import Refused, Region, close_inflight
 from tests.engine.support import add_dummy, clear, counters, drops, dummy, frame, mac, send, sent, wait_until
 from tests.kernel.vhost_support import (
     AREAS,

@@ -32,13 +32,12 @@ from penstock.ports.vhost_user.messages import (
     encode,
 )
 from penstock.ports.vhost_user.virtio import Feature, mask, net_header_bytes
-from penstock.traffic import virtio_user_packed as packed
-from penstock.traffic import virtio_user_split as split
-from penstock.traffic.virtio_user_features import VirtioUserOptions, negotiate, transmit_offloads
-from penstock.traffic.virtio_user_front import FrontEnd, Refused
-from penstock.traffic.virtio_user_layout import Fault
-from penstock.traffic.virtio_user_log import DirtyLog
-from penstock.traffic.virtio_user_queue import QueueShape, Virtqueue
+from penstock.traffic.virtio_user import packed, split
+from penstock.traffic.virtio_user.features import VirtioUserOptions, negotiate, transmit_offloads
+from penstock.traffic.virtio_user.front import FrontEnd, Refused
+from penstock.traffic.virtio_user.layout import Fault
+from penstock.traffic.virtio_user.log import DirtyLog
+from penstock.traffic.virtio_user.queue import QueueShape, Virtqueue
 from tests.kernel.port_support import Queues
 
 DELTA = 0x7000_0000_0000

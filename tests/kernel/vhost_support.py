@@ -21,7 +21,7 @@ from penstock.ports.spec import PortSpec, VlanConfig
 from penstock.ports.vhost_user.messages import VRING_ADDRESS, Message, Request, encode
 from penstock.ports.vhost_user.port import VhostUser
 from penstock.ports.vhost_user.virtio import Feature, mask
-from penstock.traffic.virtio_user_front import FrontEnd, Region, dial
+from penstock.traffic.virtio_user.front import FrontEnd, Region, dial
 
 MEMORY_BYTES = 1 << 20
 GUEST, USER = 1 << 32, 0x7000_0000_0000

@@ -21,8 +21,8 @@ from penstock.machine import records
 from penstock.memory import ARENA_BASE, Arena
 from penstock.ports.base import PortContext, PortError
 from penstock.ports.vhost_user.virtio import Feature, mask
-from penstock.traffic.virtio_user import VirtioUser
-from penstock.traffic.virtio_user_features import VirtioUserOptions
+from penstock.traffic.virtio_user.features import VirtioUserOptions
+from penstock.traffic.virtio_user.port import VirtioUser
 from tests.kernel.port_support import Queues
 from tests.system.lab import eventually
 

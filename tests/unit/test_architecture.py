@@ -92,9 +92,9 @@ DRIVEN = {
     "penstock.ports.vhost_user.rx": "tests/kernel/test_vhost_user_rings.py",
     "penstock.ports.vhost_user.tx": "tests/kernel/test_vhost_user_rings.py",
     "penstock.ports.vhost_user.used": "tests/kernel/test_vhost_user_rings.py",
-    "penstock.traffic.virtio_user_packed": "tests/kernel/test_virtio_user.py",
-    "penstock.traffic.virtio_user_split": "tests/kernel/test_virtio_user.py",
-    "penstock.traffic.virtio_user_receive": "tests/kernel/test_virtio_user.py",
+    "penstock.traffic.virtio_user.packed": "tests/kernel/test_virtio_user.py",
+    "penstock.traffic.virtio_user.split": "tests/kernel/test_virtio_user.py",
+    "penstock.traffic.virtio_user.receive": "tests/kernel/test_virtio_user.py",
 }
 LONG_MODULE = 300
 

@@ -31,7 +31,7 @@ from penstock.ports.vhost_user.virtio import (
     net_header_bytes,
     used_bytes,
 )
-from penstock.traffic.virtio_user_layout import (
+from penstock.traffic.virtio_user.layout import (
     APART,
     EVENT_INDEX,
     IN_ORDER,

@@ -18,16 +18,15 @@ from penstock.memory import ARENA_BASE
 from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
 from penstock.ports.vhost_user.messages import ProtocolFeature, ProtocolViolation
 from penstock.ports.vhost_user.virtio import Feature, mask
-from penstock.traffic import virtio_user_packed as packed
-from penstock.traffic import virtio_user_split as split
-from penstock.traffic.virtio_user_features import (
+from penstock.traffic.virtio_user import packed, split
+from penstock.traffic.virtio_user.features import (
     PROTOCOL_FEATURES,
     VirtioUserOptions,
     negotiate,
     takes_large,
     transmit_offloads,
 )
-from penstock.traffic.virtio_user_front import (
+from penstock.traffic.virtio_user.front import (
     FrontEnd,
     Inflight,
     Refused,
@@ -38,9 +37,9 @@ from penstock.traffic.virtio_user_front import (
     listen,
     mac_bytes,
 )
-from penstock.traffic.virtio_user_layout import FAULT_TEXTS, Fault
-from penstock.traffic.virtio_user_log import DirtyLog
-from penstock.traffic.virtio_user_queue import QueueShape, Virtqueue
+from penstock.traffic.virtio_user.layout import FAULT_TEXTS, Fault
+from penstock.traffic.virtio_user.log import DirtyLog
+from penstock.traffic.virtio_user.queue import QueueShape, Virtqueue
 
 REGION_ALIGN = 2 << 20
 LARGE_BUFFER = 65536 + 64  # a 64 KB frame with its headers

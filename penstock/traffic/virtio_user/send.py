@@ -11,7 +11,7 @@ from penstock.datapath.layout import FRAG_BYTES, packet_at
 from penstock.machine import copy, inlined, kernel, load16, load64, prefetch_write, store16, store64
 from penstock.ports.vhost_user.virtio import DESC_BYTES, DESC_NEXT
 from penstock.ports.vnet_kernels import packet_to_vnet
-from penstock.traffic.virtio_user_layout import (
+from penstock.traffic.virtio_user.layout import (
     APART,
     IN_ORDER,
     INDIRECT,

@@ -37,7 +37,7 @@ from penstock.ports.vhost_user.virtio import (
     USED_ENTRY,
     USED_NO_NOTIFY,
 )
-from penstock.traffic.virtio_user_layout import (
+from penstock.traffic.virtio_user.layout import (
     BAD_ID,
     BAD_INDEX,
     EPROTO,
@@ -51,8 +51,8 @@ from penstock.traffic.virtio_user_layout import (
     SLEEPS,
     virtqueue_at,
 )
-from penstock.traffic.virtio_user_receive import describe, give_back, in_order_length, take_buffer
-from penstock.traffic.virtio_user_send import (
+from penstock.traffic.virtio_user.receive import describe, give_back, in_order_length, take_buffer
+from penstock.traffic.virtio_user.send import (
     fetch_slot,
     give_id,
     give_ids,

@@ -39,7 +39,7 @@ from penstock.ports.vhost_user.virtio import (
     PACKED_AVAIL,
     PACKED_USED,
 )
-from penstock.traffic.virtio_user_layout import (
+from penstock.traffic.virtio_user.layout import (
     BAD_ID,
     EPROTO,
     EVENT_INDEX,
@@ -52,8 +52,8 @@ from penstock.traffic.virtio_user_layout import (
     SLEEPS,
     virtqueue_at,
 )
-from penstock.traffic.virtio_user_receive import describe, give_back, in_order_length, take_buffer
-from penstock.traffic.virtio_user_send import (
+from penstock.traffic.virtio_user.receive import describe, give_back, in_order_length, take_buffer
+from penstock.traffic.virtio_user.send import (
     fetch_slot,
     give_id,
     give_ids,

@@ -13,7 +13,7 @@ from penstock.datapath.layout import FRAG_BYTES, FRAGS_MAX, HEADER_MAX, HEADROOM
 from penstock.machine import copy, inlined, kernel, load32, load64, prefetch, shr, store32, store64
 from penstock.ports.vhost_user.virtio import NET_HEADER_MRG
 from penstock.ports.vnet_kernels import REJECTED, vnet_to_packet
-from penstock.traffic.virtio_user_layout import (
+from penstock.traffic.virtio_user.layout import (
     BAD_COUNT,
     BAD_ID,
     BAD_LENGTH,
