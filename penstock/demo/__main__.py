@@ -18,6 +18,7 @@ from penstock.demo.hosts import Host, HostError, cable
 from penstock.demo.initramfs import GuestError
 from penstock.demo.launch import PENSTOCK, LaunchError, RunningSwitch
 from penstock.demo.story import GUESTS, Story, configuration
+from penstock.demo.telling import demo_console
 from penstock.demo.vm import kernel_with
 from penstock.demo.vm_story import MachineStory
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--stay", action="store_true", help="leave everything up until Ctrl-C, with instructions")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    console = Console(highlight=False)
+    console = demo_console()
     try:
         rights.acquire()
         _warm()

@@ -17,6 +17,11 @@ from penstock.demo.launch import RunningSwitch
 PAUSE = 0.7  # seconds, so that one can follow
 
 
+def demo_console() -> Console:
+    """Where a story is told. Without names of emoji, which MAC addresses contain: ``:ab:`` is one."""
+    return Console(highlight=False, emoji=False)
+
+
 @dataclass(frozen=True)
 class Verdict:
     claim: str
@@ -53,7 +58,7 @@ class Telling(ABC):
         self.console.print(f"\n[bold]{text}[/]")
 
     def line(self, text: str) -> None:
-        self.console.print(f"  {text}", soft_wrap=True, markup=False, highlight=False)
+        self.console.print(f"  {text}", soft_wrap=True, markup=False, highlight=False, emoji=False)
 
     def table(self, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
         table = Table(*headings, box=None, pad_edge=True, header_style="dim")
