@@ -7,7 +7,7 @@ shared. Clones last until the end of the turn.
 from __future__ import annotations
 
 from penstock.datapath.counters import count_drop
-from penstock.datapath.drops import NO_BUFFERS
+from penstock.datapath.drops import HEADERS_TOO_LONG, NO_BUFFERS
 from penstock.datapath.layout import (
     CLONES_MAX,
     COUNTERS_BYTES,
@@ -26,7 +26,7 @@ from penstock.packet.fields import KEY_SIZE
 
 CLONE_KEY = PACKET_BYTES
 CLONE_HEAD = CLONE_KEY + KEY_SIZE + HEADROOM
-CLONE_ROOM = HEADER_MAX + 64
+CLONE_ROOM = HEADER_MAX + HEADROOM + 64
 CLONE_BYTES = CLONE_HEAD + CLONE_ROOM
 
 
@@ -55,6 +55,9 @@ def copy_descriptor(buffer, packet):
 def clone(worker, number, packet):
     """A copy of a packet with headers of its own and the payload shared; 0 when buffers ran out (counted)."""
     w = worker_at(worker)
+    if packet_at(packet).tail_len != 0 and packet_at(packet).head_len > CLONE_ROOM:
+        drop(worker, number, HEADERS_TOO_LONG)
+        return 0
     buffer = 0
     if w.clone_count < CLONES_MAX:
         buffer = pool_get(w.cache)
@@ -63,16 +66,22 @@ def clone(worker, number, packet):
         return 0
     store64(w.clones + w.clone_count * 8, buffer)
     w.clone_count += 1
+    copy_headers(buffer, packet)
+    return buffer
+
+
+@kernel
+def copy_headers(buffer, packet):
+    """Make the pool buffer a packet like another, with headers and a key of its own."""
     p = packet_at(packet)
     c = copy_descriptor(buffer, packet)
     if p.head_len > HEADER_MAX and p.tail_len == 0:
-        # With a tail the head has HEADER_MAX bytes and a pushed tag at most, and CLONE_ROOM is enough for those.
         c.head_len = HEADER_MAX
         c.tail = p.head + HEADER_MAX
         c.tail_len = p.head_len - HEADER_MAX
     copy(c.head, p.head, c.head_len)
     copy(c.key, p.key, KEY_SIZE)
-    return buffer
+    return 0
 
 
 @kernel

@@ -2,8 +2,9 @@
 
 A hash table of 64-byte buckets, four entries each. An entry lies in the bucket that its hash names or in that bucket's
 neighbour (the other half of the same 128 bytes). An entry is two words:
-``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, and
-the second above bit 32; a value of 0 means free. Places never used have a key that no address has.
+``key``: MAC address (48 bits, first byte lowest) and VLAN id above it; ``value``: port (16 bits), VALID, STATIC, the
+number of the tunnel's far end (14 bits), and the second above bit 32; a value of 0 means free. Places never used have a
+key that no address has.
 
 Readers take no lock: they read key, value, key. Workers insert under one of 64 spin locks. Refreshing, moving and
 expiring an entry is a compare-and-swap of its value, so the control process expires entries without any lock and may
@@ -53,6 +54,8 @@ BUCKET_BYTES = 64
 SLOTS = 4
 PORT_MASK = 0xFFFF
 VALID, STATIC = 1 << 16, 1 << 17
+REMOTE_SHIFT, REMOTE_MASK = 18, 0x3FFF
+PLACE_MASK = PORT_MASK | REMOTE_MASK << REMOTE_SHIFT
 SECOND_SHIFT = 32
 MAC_MASK = (1 << 48) - 1
 NO_KEY = -1  # not 0: that is the address of zeros in VLAN 0
@@ -130,22 +133,22 @@ def fdb_lookup(bucket, key):
 
 
 @inlined
-def fdb_learn(worker, fdb, bucket, key, port):
-    """Note that ``key`` was seen on ``port`` now."""
+def fdb_learn(worker, fdb, bucket, key, place):
+    """Note that ``key`` was seen now at a place: a port, and the far end if it is a tunnel's."""
     w = worker_at(worker)
     found = fdb_find(bucket, key)
     if found != 0:
         value = load_acquire(found + 8)
-        if value & (VALID | PORT_MASK) == (VALID | port) and value >> SECOND_SHIFT == w.now:
+        if value & (VALID | PLACE_MASK) == (VALID | place) and value >> SECOND_SHIFT == w.now:
             return 0
         if value & STATIC != 0:
             return 0
         if value != 0:
-            if load_acquire(found) == key and cas(found + 8, value, port | VALID | (w.now << SECOND_SHIFT)) == 1:
-                if value & PORT_MASK != port:
+            if load_acquire(found) == key and cas(found + 8, value, place | VALID | (w.now << SECOND_SHIFT)) == 1:
+                if value & PLACE_MASK != place:
                     w.moved += 1
             return 0
-    return fdb_insert(worker, fdb, bucket, key, port)
+    return fdb_insert(worker, fdb, bucket, key, place)
 
 
 @kernel
@@ -158,7 +161,7 @@ def fdb_lock(fdb, bucket):
 
 
 @kernel
-def fdb_insert(worker, fdb, bucket, key, port):
+def fdb_insert(worker, fdb, bucket, key, place):
     """Add an entry that ``fdb_find`` saw nowhere or expired; in place of the oldest in reach when the table is full."""
     f = fdb_at(fdb)
     w = worker_at(worker)
@@ -196,7 +199,7 @@ def fdb_insert(worker, fdb, bucket, key, port):
         atomic_add(fdb + REFUSED, 1)
         return 0
     store_release(free, key)
-    store_release(free + 8, port | VALID | (w.now << SECOND_SHIFT))
+    store_release(free + 8, place | VALID | (w.now << SECOND_SHIFT))
     store_release(lock, 0)
     w.learned += 1
     return 0
@@ -226,19 +229,19 @@ def fdb_expire(fdb, before, port, spared):
 
 
 @entry("int64(int64, int64, int64, int64)")
-def fdb_add_static(fdb, key, port, now):
+def fdb_add_static(fdb, key, place, now):
     """Add or replace an entry that neither ages nor moves: 1, or 0 when there is no room. The main thread only."""
     bucket = fdb_bucket(fdb, key)
     lock = fdb_lock(fdb, bucket)
-    place = fdb_find(bucket, key)
+    entry_at = fdb_find(bucket, key)
     for step in range(2 * SLOTS):
         slot = (bucket ^ ((step & SLOTS) << 4)) + (step & (SLOTS - 1)) * 16
-        if place == 0 and load_acquire(slot + 8) == 0:
-            place = slot
-    if place != 0:
-        if load_acquire(place + 8) == 0:
+        if entry_at == 0 and load_acquire(slot + 8) == 0:
+            entry_at = slot
+    if entry_at != 0:
+        if load_acquire(entry_at + 8) == 0:
             atomic_add(fdb + COUNT, 1)
-        store_release(place, key)
-        store_release(place + 8, port | VALID | STATIC | (now << SECOND_SHIFT))
+        store_release(entry_at, key)
+        store_release(entry_at + 8, place | VALID | STATIC | (now << SECOND_SHIFT))
     store_release(lock, 0)
-    return int(place != 0)
+    return int(entry_at != 0)

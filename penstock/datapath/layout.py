@@ -21,6 +21,7 @@ BURST = 32
 MAX_PORTS = 4096
 MAX_BRIDGES = 256
 MAX_WORKERS = 16
+DEPTH_MAX = 16  # patch ports and tunnels that a packet may cross
 HEADROOM = 128
 HEADER_MAX = 256
 FRAME_MAX = 65536 + 128  # a 64 KB GSO frame with its headers
@@ -47,14 +48,15 @@ PACKET = np.dtype(
         ("tail_len", "i4"),
         ("headroom", "i4"),
         ("in_port", "i4"),
-        ("csum_start", "u2"),  # from the frame's start; valid with FLAG_CSUM_PARTIAL, as csum_offset
+        # Eight bytes of offloads; csum_start, from the frame's start, and csum_offset are valid with FLAG_CSUM_PARTIAL.
+        ("csum_start", "u2"),
         ("csum_offset", "u2"),
         ("gso_size", "u2"),
         ("gso_type", "u1"),
         ("flags", "u1"),
         ("l3", "u2"),  # offsets from the frame's start, set by parse; 0: no such layer
         ("l4", "u2"),
-        ("depth", "u1"),  # patch ports crossed
+        ("depth", "u1"),  # patch ports and tunnels crossed
         ("tagged", "u1"),  # 1 when the frame has a VLAN tag now
         ("vid", "u2"),  # VLAN that the frame belongs to inside the bridge
         ("key", "i8"),  # address of its flow key
@@ -62,7 +64,8 @@ PACKET = np.dtype(
         ("destination", "i8"),
         ("frags", "i8"),  # address of FRAGs that make up the tail; 0: it is one piece at ``tail``
         ("frag_count", "i8"),
-        ("pad", "i8", 5),
+        ("remote", "i8"),  # the tunnel's far end that it came from or goes to, as an FDB entry has it; 0: none
+        ("pad", "i8", 4),
     ],
     align=True,
 )
@@ -122,7 +125,7 @@ COUNTERS = np.dtype(
 )
 COUNTER_DROPS = offset(COUNTERS, "drops")
 
-VLAN_ACCESS, VLAN_TRUNK, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED = range(4)
+VLAN_ACCESS, VLAN_TRUNK, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED, VLAN_OF_TUNNEL = range(5)
 VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged")
 
 PORT_CONFIG = np.dtype(
@@ -131,6 +134,9 @@ PORT_CONFIG = np.dtype(
 CONFIG_MEMBERS = offset(PORT_CONFIG, "members")
 
 PORT_FREE, PORT_UP, PORT_DOWN = range(3)
+# Where what leaves by a port goes: to its device, into the peer's bridge, into a tunnel, or to the device of a host
+# with tunnels, where what a tunnel brought is unpacked first.
+EGRESS_DEVICE, EGRESS_PATCH, EGRESS_TUNNEL, EGRESS_LOCAL = range(4)
 PORT = np.dtype(
     [
         ("state", "i4"),
@@ -139,11 +145,14 @@ PORT = np.dtype(
         ("txqs", "i8"),  # MAX_WORKERS consecutive TXQ
         ("counters", "i8"),  # MAX_WORKERS consecutive COUNTERS
         ("mtu", "i4"),
-        ("peer", "i4"),  # patch: port number of the peer; -1 none; -2 not a patch port
+        ("peer", "i4"),  # patch: port number of the peer; -1 none
         ("capture", "i4"),  # bytes of each frame to capture; 0 off
         ("ofport", "i4"),  # OpenFlow port number in its bridge
         ("key_word", "i8"),  # in_port and in_phy_port as they stand in a flow key
-        ("of_config", "i8"),  # OFPPC_ bits: what OpenFlow forbids the port
+        ("of_config", "i4"),  # OFPPC_ bits: what OpenFlow forbids the port
+        ("egress", "i4"),
+        ("tunnel", "i8"),  # TUNNEL of a tunnel port
+        ("pad", "i8", 7),
         ("name", "S64"),
     ],
     align=True,
@@ -156,7 +165,8 @@ BRIDGE = np.dtype(
         ("members", "i8"),
         ("ageing", "i8"),
         ("pipeline", "i8"),
-        ("pad", "i8", 3),
+        ("tunnels", "i8"),  # tunnel ports that it has: the tunnel's part of a packet's key is of use
+        ("pad", "i8", 2),
         ("name", "S64"),
     ],
     align=True,
@@ -164,7 +174,17 @@ BRIDGE = np.dtype(
 MEMBERS = np.dtype([("count", "i8"), ("ports", "i4", MAX_PORTS)], align=True)
 MEMBER_PORTS = offset(MEMBERS, "ports")
 
-OUTPUT = np.dtype([("count", "i8"), ("pad", "i8", 7), ("packets", "i8", BURST)], align=True)
+OUTPUT = np.dtype(
+    [
+        ("count", "i8"),
+        ("first", "i8"),  # tunnels: where the rest begins of a burst that was too much for one go,
+        ("copies", "i8"),  # how many copies the first of that has had,
+        ("captured", "i8"),  # and where what was not captured yet begins
+        ("pad", "i8", 4),
+        ("packets", "i8", BURST),
+    ],
+    align=True,
+)
 OUTPUT_PACKETS = offset(OUTPUT, "packets")
 
 RXQ_LIST_MAX = MAX_PORTS
@@ -178,6 +198,8 @@ POLL_ADAPTIVE, POLL_BUSY = 0, 1
 EVENTS_MAX = 64
 EVENT_BYTES_MAX = 16  # of a struct epoll_event, on any machine
 CLONES_MAX = 512
+CUT_MAX = 1024  # segments and copies for tunnels that wait to be sent
+ASIDE_MAX = BURST + CLONES_MAX + CUT_MAX  # every packet that there may be in a turn
 TURN_CLASSES = 64
 STAGES = ("rx", "parse", "forward", "tx")
 
@@ -191,6 +213,7 @@ WORKER = np.dtype(
         ("run_tables", "i8"),
         ("edit", "i8"),
         ("transmit", "i8"),
+        ("cross", "i8"),
         ("flush", "i8"),
         ("ports", "i8"),  # MAX_PORTS consecutive PORT
         ("bridges", "i8"),
@@ -202,7 +225,17 @@ WORKER = np.dtype(
         ("clones", "i8"),  # CLONES_MAX addresses
         ("burst", "i8"),  # BURST addresses: of ``packets``, one after the other
         ("staged", "i8"),  # BURST addresses: what goes to one tx_burst
-        ("patched", "i8"),  # BURST addresses: what leaves by one patch port
+        ("patched", "i8"),  # BURST addresses: what enters another bridge
+        ("arrived", "i8"),  # BURST addresses: what left by one port for elsewhere
+        ("endpoints", "i8"),  # BURST addresses: ENDPOINTs that those go to
+        ("aside", "i8"),  # ASIDE_MAX pairs of port number and address: what found no place in an output burst
+        ("blocked", "i8"),  # port numbers whose output has to wait for buffers, i4
+        ("cut", "i8"),  # CUT_MAX addresses of clones: segments and copies for tunnels
+        ("cut_joined", "i8"),  # FRAME_MAX bytes for the one tail that such segments share
+        ("arrivals", "i8"),  # ARRIVALS: what tunnels end here
+        ("asks", "i8"),  # record ring to the main thread: packets whose tunnel's far end is not known
+        ("asks_fd", "i8"),  # eventfd that wakes it
+        ("answers", "i8"),  # record ring with those packets, when it is; 0 but for worker 0
         ("segments", "i8"),  # BURST addresses of clones that hold the segments of one packet
         ("events", "i8"),  # EVENTS_MAX epoll events
         ("packet_in", "i8"),  # record rings
@@ -237,6 +270,12 @@ WORKER = np.dtype(
         # the worker's alone, and its statistics
         ("dirty_count", "i8"),
         ("clone_count", "i8"),
+        ("aside_count", "i8"),
+        ("blocked_count", "i8"),
+        ("cut_count", "i8"),
+        ("cut_joined_count", "i8"),  # tails in ``cut_joined``
+        ("batch_count", "i8"),  # packets in ``patched`` on their way into the underlay,
+        ("batch_port", "i8"),  # and the port by which they enter it
         ("active_count", "i8"),
         ("clock_cycles", "i8"),
         ("unix_offset", "i8"),  # nanoseconds from CLOCK_MONOTONIC to the Unix epoch, for captures
@@ -261,7 +300,7 @@ WORKER = np.dtype(
 WORKER_QUEUES, WORKER_STOP = offset(WORKER, "queues"), offset(WORKER, "stop")
 WORKER_TURNS, WORKER_STATE = offset(WORKER, "turns"), offset(WORKER, "state")
 WORKER_BURST_SIZES, WORKER_STAGES = offset(WORKER, "burst_sizes"), offset(WORKER, "stage_cycles")
-WORKER_TURN_CYCLES = offset(WORKER, "turn_cycles")
+WORKER_TURN_CYCLES, WORKER_ARRIVALS = offset(WORKER, "turn_cycles"), offset(WORKER, "arrivals")
 
 RECEIVED, TRANSMITTED = range(2)  # what a capture saw
 
@@ -310,5 +349,6 @@ list_at = view(RXQ_LIST)
 worker_at = view(WORKER)
 frame_record_at = view(FRAME_RECORD)
 
+PACKET_OFFLOADS = offset(PACKET, "csum_start")
 PACKET_BYTES, TXQ_BYTES, COUNTERS_BYTES = PACKET.itemsize, TXQ.itemsize, COUNTERS.itemsize
 PORT_BYTES, BRIDGE_BYTES, OUTPUT_BYTES, WORKER_BYTES = PORT.itemsize, BRIDGE.itemsize, OUTPUT.itemsize, WORKER.itemsize

@@ -5,7 +5,8 @@ addresses, whose cache lines arrive while the rest of the burst is classified; `
 
 Inside a bridge a frame is either untagged or tagged with its VLAN. Modes, as in Open vSwitch: an access port sends
 untagged frames of its tag's VLAN; a trunk sends VLAN 0 untagged and the rest tagged; native-tagged and
-native-untagged are trunks whose untagged frames belong to the tag's VLAN, sent out tagged or not.
+native-untagged are trunks whose untagged frames belong to the tag's VLAN, sent out tagged or not. A tunnel port may
+have the VLAN of each frame in its key: untagged frames, of the VLAN that the tunnel's VNI stands for.
 """
 
 from __future__ import annotations
@@ -20,17 +21,29 @@ from penstock.datapath.drops import (
     VLAN_NOT_MEMBER,
     VLAN_TAGGED_ON_ACCESS,
 )
-from penstock.datapath.fdb import MAC_MASK, PORT_MASK, STATIC, VALID, fdb_bucket, fdb_learn, fdb_lookup
+from penstock.datapath.fdb import (
+    MAC_MASK,
+    PORT_MASK,
+    REMOTE_MASK,
+    REMOTE_SHIFT,
+    STATIC,
+    VALID,
+    fdb_bucket,
+    fdb_learn,
+    fdb_lookup,
+)
 from penstock.datapath.handover import punt
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
     CONFIG_MEMBERS,
+    EGRESS_DEVICE,
     ETHERNET_HEADER,
     MEMBER_PORTS,
     PORT_BYTES,
     PORT_UP,
     VLAN_ACCESS,
     VLAN_NATIVE_UNTAGGED,
+    VLAN_OF_TUNNEL,
     VLAN_TRUNK,
     bridge_at,
     config_at,
@@ -40,7 +53,7 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import append
-from penstock.datapath.tags import TAG_BYTES, set_form
+from penstock.datapath.tags import TAG_BYTES, VID_MASK, set_form
 from penstock.datapath.trace import (
     DESTINATION_GROUP,
     DESTINATION_KNOWN,
@@ -58,7 +71,7 @@ from penstock.packet.fields import key_offset
 from penstock.packet.parse import is_vlan
 
 DESTINATION, SOURCE = key_offset("eth_dst"), key_offset("eth_src")
-TAG_PRESENT, VID_MASK = 0x1000, 0x0FFF
+TAG_PRESENT = 0x1000
 GROUP_BIT = 1  # of the first byte, the lowest in a MAC address loaded as a little-endian word
 RESERVED_MASK, RESERVED = 0xF0FFFFFFFFFF, 0x0000C28001  # 01:80:c2:00:00:0x
 NO_VID = -1
@@ -84,11 +97,11 @@ def classify_vlan(worker, number, config, packet, tci):
     vid = 0
     if tci & TAG_PRESENT != 0:
         vid = tci & VID_MASK
-    if c.mode == VLAN_ACCESS:
+    if c.mode == VLAN_ACCESS or c.mode == VLAN_OF_TUNNEL:
         if vid != 0:
             drop(worker, number, VLAN_TAGGED_ON_ACCESS)
             return NO_VID
-        vid = c.tag
+        vid = c.tag if c.mode == VLAN_ACCESS else packet_at(packet).vid
     elif c.mode != VLAN_TRUNK and vid == 0:
         vid = c.tag
     if is_member(config, vid) == 0:
@@ -103,7 +116,7 @@ def classify_vlan(worker, number, config, packet, tci):
 def form_of(config, vid):
     """How a frame of this VLAN leaves by a port: the VLAN id of its tag, or 0 for untagged."""
     c = config_at(config)
-    if c.mode == VLAN_ACCESS or (c.mode == VLAN_NATIVE_UNTAGGED and vid == c.tag):
+    if c.mode == VLAN_ACCESS or c.mode == VLAN_OF_TUNNEL or (c.mode == VLAN_NATIVE_UNTAGGED and vid == c.tag):
         return 0
     return vid
 
@@ -175,7 +188,8 @@ def output(worker, number, packet, form):
 def flood(worker, number, packet, vid):
     """Send a packet to every other port of the bridge that is a member of the VLAN and up.
 
-    At most two forms of it are made, shared by the ports that want them; a patch port always gets its own.
+    At most two forms of it are made, shared by the ports that want them; what does not go to a device always gets its
+    own.
     """
     w = worker_at(worker)
     ports = w.ports
@@ -200,7 +214,7 @@ def flood(worker, number, packet, vid):
         outputs += 1
         if trace != 0:
             note(trace, OUTPUT_TAGGED if form != 0 else OUTPUT_UNTAGGED, other, form)
-        own = port.peer >= -1
+        own = port.egress != EGRESS_DEVICE
         sent = tagged if form != 0 else untagged
         if own or sent == 0:
             sent = clone(worker, other, packet)
@@ -219,13 +233,13 @@ def flood(worker, number, packet, vid):
 
 
 @inlined
-def learn(worker, fdb, number, bucket, key):
+def learn(worker, fdb, number, remote, bucket, key):
     """Learn a source address, or say what would be learned."""
     trace = worker_at(worker).trace
     if number == 0:
         return 0  # what a controller sends has no port
     if trace == 0:
-        return fdb_learn(worker, fdb, bucket, key, number)
+        return fdb_learn(worker, fdb, bucket, key, number | remote << REMOTE_SHIFT)
     known = fdb_lookup(bucket, key)
     if known & VALID != 0 and known & PORT_MASK == number:
         return note(trace, SOURCE_KNOWN, number, 0)
@@ -267,6 +281,7 @@ def forward(worker, number, packets, count):
     last_source = NO_KEY
     last_destination = NO_KEY
     other = FLOOD
+    remote = 0
     form = 0
     for i in range(count):
         packet = load64(packets + i * 8)
@@ -278,13 +293,14 @@ def forward(worker, number, packets, count):
         key = p.key
         source = load64(key + SOURCE) & MAC_MASK | vlan
         if source != last_source:
-            learn(worker, fdb, number, p.source, source)
+            learn(worker, fdb, number, p.remote, p.source, source)
             last_source = source
             last_destination = NO_KEY
         destination = load64(key + DESTINATION) & MAC_MASK | vlan
         if destination != last_destination:
             last_destination = destination
             other = FLOOD
+            remote = 0
             if destination & GROUP_BIT != 0:
                 if trace != 0:
                     note(trace, DESTINATION_GROUP, 0, 0)
@@ -294,7 +310,9 @@ def forward(worker, number, packets, count):
                     found = number | VALID  # what a live worker has just learned
                 other = choose(worker, number, bridge, vid, found)
                 if other != FLOOD:
+                    remote = shr(found, REMOTE_SHIFT) & REMOTE_MASK
                     form = form_of(port_at(w.ports + other * PORT_BYTES).config, vid)
+        p.remote = remote
         if other == FLOOD:
             flood(worker, number, packet, vid)
         elif other == number:

@@ -1,4 +1,4 @@
-"""The stages of one burst: receive, parse, forward, transmit; and the same for a burst that crosses a patch.
+"""The stages of one burst: receive, parse, forward, transmit.
 
 All packets of a burst came in by one port. Every 64th burst the cycles of each stage are added to the worker's
 statistics.
@@ -6,35 +6,33 @@ statistics.
 
 from __future__ import annotations
 
-from penstock.datapath.clones import drop, free_clones
+from penstock.datapath.bridging import forward
+from penstock.datapath.clones import free_clones
 from penstock.datapath.counters import count_drop
-from penstock.datapath.drops import INGRESS_DOWN, NO_PEER, PATCH_LOOP
+from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
-    BRIDGE_BYTES,
     BURST,
     COUNTERS_BYTES,
+    EGRESS_DEVICE,
     PORT_BYTES,
     PORT_UP,
     RECEIVED,
-    TRANSMITTED,
     WORKER_BURST_SIZES,
     WORKER_STAGES,
-    bridge_at,
     counters_at,
     packet_at,
     port_at,
     rxq_at,
     worker_at,
 )
-from penstock.datapath.output import next_dirty, take_patch_burst
-from penstock.datapath.trace import CROSSES_PATCH, note
-from penstock.machine import call1, call2, call3, call4, cycles, entry, inlined, kernel, load64, shr, store64
+from penstock.datapath.output import next_dirty, take_back, unblock
+from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, shr, store64
+from penstock.memory import pool_put
 from penstock.packet.fields import key_offset
 from penstock.packet.parse import PARSED_TAG, parse
 
 SAMPLED = 64  # one burst in so many has its stages timed
-DEPTH_MAX = 16
 IN_PORT = key_offset("in_port")
 FROM_CONTROLLER = int.from_bytes(b"\xff\xff\xff\xfd" * 2, "little", signed=True)  # ports of a frame from no port
 
@@ -58,74 +56,36 @@ def parse_burst(worker, number, packets, count):
     return octets
 
 
-@inlined
-def forward(worker, number, packets, count):
-    """Forward a burst of parsed packets by the pipeline of their bridge, or by NORMAL when it has none."""
-    w = worker_at(worker)
-    bridge = port_at(w.ports + number * PORT_BYTES).bridge
-    if bridge_at(w.bridges + bridge * BRIDGE_BYTES).pipeline == 0:
-        return call4(w.normal, worker, number, packets, count)
-    return call4(w.pipeline, worker, number, packets, count)
-
-
 @kernel
-def cross_patch(worker, number):
-    """Forward what left by a patch port in the bridge of its peer."""
+def free_cut(worker):
+    """Give back what tunnels took for segments and copies: everything was sent."""
     w = worker_at(worker)
-    count = take_patch_burst(worker, number)
-    peer = port_at(w.ports + number * PORT_BYTES).peer
-    if peer < 0:
-        for _ in range(count):
-            drop(worker, number, NO_PEER)
-        return 0
-    out = port_at(w.ports + number * PORT_BYTES)
-    into = port_at(w.ports + peer * PORT_BYTES)
-    if out.capture != 0 and w.trace == 0:
-        capture(worker, number, TRANSMITTED, w.patched, count, out.capture)
-    kept = 0
-    octets = 0
-    for i in range(count):
-        packet = load64(w.patched + i * 8)
-        p = packet_at(packet)
-        octets += p.head_len + p.tail_len
-        if p.depth == DEPTH_MAX:
-            drop(worker, peer, PATCH_LOOP)
-            continue
-        p.depth += 1
-        w.crossed = 1
-        store64(w.patched + kept * 8, packet)
-        kept += 1
-        if w.trace != 0:
-            note(w.trace, CROSSES_PATCH, peer, 0)
-    call4(w.parse, worker, peer, w.patched, kept)
-    if w.trace == 0:
-        left = counters_at(out.counters + w.index * COUNTERS_BYTES)
-        left.tx_packets += count
-        left.tx_bytes += octets
-        entered = counters_at(into.counters + w.index * COUNTERS_BYTES)
-        entered.rx_packets += count
-        entered.rx_bytes += octets
-        if into.capture != 0:
-            capture(worker, peer, RECEIVED, w.patched, kept, into.capture)
-    if into.state != PORT_UP:
-        for _ in range(kept):
-            drop(worker, peer, INGRESS_DOWN)
-        return 0
-    return forward(worker, peer, w.patched, kept)
+    for i in range(w.cut_count):
+        pool_put(w.cache, load64(w.cut + i * 8))
+    w.cut_count = 0
+    w.cut_joined_count = 0
+    return 0
 
 
 @entry("int64(int64)")
 def flush(worker):
-    """Empty every output burst: transmit, or forward on the other side of a patch."""
+    """Empty every output burst: transmit, or forward where a patch or a tunnel leads."""
     w = worker_at(worker)
     while True:
         number = next_dirty(worker)
-        if number < 0:
-            break
-        if port_at(w.ports + number * PORT_BYTES).peer >= -1:
-            cross_patch(worker, number)
+        if number >= 0:
+            if port_at(w.ports + number * PORT_BYTES).egress == EGRESS_DEVICE:
+                call2(w.transmit, worker, number)
+            else:
+                call2(w.cross, worker, number)
+        elif w.aside_count != 0:
+            take_back(worker)
         else:
-            call2(w.transmit, worker, number)
+            if w.cut_count != 0:
+                free_cut(worker)
+            if w.blocked_count == 0:
+                break
+            unblock(worker)
     if w.clone_count != 0 and w.trace == 0:
         free_clones(worker)
     return 0
@@ -133,10 +93,12 @@ def flush(worker):
 
 @kernel
 def reset_depth(worker):
-    """Packets that crossed a patch begin anew."""
+    """Packets that crossed a patch or a tunnel begin anew."""
     w = worker_at(worker)
     for i in range(BURST):
-        packet_at(load64(w.burst + i * 8)).depth = 0
+        p = packet_at(load64(w.burst + i * 8))
+        p.depth = 0
+        p.remote = 0
     w.crossed = 0
     return 0
 

@@ -8,6 +8,7 @@ from penstock.packet.edit import pop_vlan, push_vlan, set_vlan_vid
 from penstock.packet.protocols import VLAN_RAW
 
 TAG_BYTES = 4
+VID_MASK = 0x0FFF
 
 
 @kernel

@@ -53,6 +53,10 @@ EVENTS: tuple[Event, ...] = (
     Event("{b}", operations="b"),
     Event("group {a}, bucket {b}"),
     Event("action set"),
+    Event("packed into the tunnel of port {a}: {b} bytes of header", ports="a"),
+    Event("unpacked: came by the tunnel of port {a}", ports="a"),
+    Event("waits for the far end of the tunnel of port {a} to be found", ports="a"),
+    Event("copied to far end {b} of port {a}", ports="a"),
 )
 (
     RECEIVED,
@@ -77,6 +81,10 @@ EVENTS: tuple[Event, ...] = (
     OPERATION,
     GROUP_BUCKET,
     ACTION_SET,
+    ENCAPSULATED,
+    DECAPSULATED,
+    AWAITS_ENDPOINT,
+    REPLICATED,
 ) = range(len(EVENTS))
 
 

@@ -6,7 +6,7 @@ splits large segments, and finishes checksums. Order within the burst is kept.
 
 from __future__ import annotations
 
-from penstock.datapath.clones import CLONE_ROOM, copy_descriptor, drop
+from penstock.datapath.clones import drop
 from penstock.datapath.drops import CANNOT_FINISH, MTU_EXCEEDED, NO_BUFFERS, PORT_DOWN
 from penstock.datapath.fragments import join_tail
 from penstock.datapath.handover import capture
@@ -36,14 +36,14 @@ from penstock.datapath.layout import (
     txq_at,
     worker_at,
 )
+from penstock.datapath.segments import header_length, make_segment, plan_segments
 from penstock.datapath.tags import TAG_BYTES
 from penstock.datapath.trace import CHECKSUMMED, SEGMENTED, SENT, note
-from penstock.machine import call3, cas, entry, kernel, load8, load16, load64, pause, store64, store_release
+from penstock.machine import call3, cas, entry, kernel, load16, load64, pause, store64, store_release
 from penstock.memory import pool_get, pool_put
 from penstock.packet.checksum import finish_checksum
 from penstock.packet.parse import is_vlan
 from penstock.packet.protocols import SCTP_CHECKSUM
-from penstock.packet.segment import segment_count, segment_header, segmentation_at
 
 
 @kernel
@@ -90,15 +90,6 @@ def needed_offload(packet):
 
 
 @kernel
-def header_length(packet):
-    """Bytes before the payload that each segment of a large TCP or USO packet repeats."""
-    p = packet_at(packet)
-    if p.gso_type != GSO_TCPV4 and p.gso_type != GSO_TCPV6:
-        return p.l4 + 8
-    return p.l4 + (load8(p.head + p.l4 + 12) >> 4) * 4
-
-
-@kernel
 def layer3_length(packet):
     """Bytes that count against an MTU: of the frame, or of each segment it will become."""
     p = packet_at(packet)
@@ -127,20 +118,8 @@ def free_segments(worker, count):
 def segment(worker, number, packet):
     """Split a large packet and send its segments: TCP, USO, or the fragments of a UFO datagram."""
     w = worker_at(worker)
-    p = packet_at(packet)
-    plan = w.segmentation
-    s = segmentation_at(plan)
-    s.head = p.head
-    s.tail = p.tail
-    s.head_len = p.head_len
-    s.tail_len = p.tail_len
-    s.l3 = p.l3
-    s.l4 = p.l4
-    s.gso_type = p.gso_type
-    s.gso_size = p.gso_size
-    s.ident += 1
-    total = segment_count(plan)
-    if total == 0 or s.room > CLONE_ROOM:
+    total = plan_segments(worker, packet)
+    if total == 0:
         return drop(worker, number, CANNOT_FINISH)
     if w.trace != 0:
         return note(w.trace, SEGMENTED, number, total)
@@ -150,13 +129,7 @@ def segment(worker, number, packet):
         if buffer == 0:
             drop(worker, number, NO_BUFFERS)
             break
-        c = copy_descriptor(buffer, packet)
-        c.head_len = segment_header(plan, i, c.head)
-        c.tail = s.slice
-        c.tail_len = s.slice_len
-        c.gso_type = 0
-        c.gso_size = 0
-        c.flags = FLAG_CSUM_VALID
+        make_segment(worker, packet, i, buffer)
         store64(w.segments + waiting * 8, buffer)
         waiting += 1
         if waiting == BURST:

@@ -13,15 +13,19 @@ from __future__ import annotations
 import platform
 
 from penstock.datapath.afterwards import run_afterwards
+from penstock.datapath.bridging import clear_tunnel, forward
 from penstock.datapath.clones import drop, free_clones
 from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.layout import (
     BURST,
+    EGRESS_TUNNEL,
     EVENTS_MAX,
     FRAME_RECORD,
+    HEADROOM,
     LIST_QUEUES,
     OUT_PORT,
     OUT_PROGRAM,
+    PACKET_OFFLOADS,
     POLL_ADAPTIVE,
     POLL_BUSY,
     PORT_BYTES,
@@ -45,12 +49,14 @@ from penstock.datapath.output import append
 from penstock.datapath.pipeline.execute import begin
 from penstock.datapath.pipeline.layout import PROGRAM_OPERATIONS, exec_at, pipeline_at
 from penstock.datapath.pipeline.lookup import SEARCH
-from penstock.datapath.stages import forward, reset_depth, run_burst
+from penstock.datapath.stages import reset_depth, run_burst
+from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, ask_at
 from penstock.machine import (
     call1,
     call2,
     call4,
     clz,
+    copy,
     cycles,
     entry,
     fence,
@@ -67,7 +73,7 @@ from penstock.machine import (
     sys_read,
 )
 from penstock.memory import record_peek, record_release
-from penstock.packet.fields import KEY_SIZE, PARSED_SIZE
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, TUNNEL_AT, TUNNEL_SIZE
 
 # struct epoll_event is packed on x86-64 only.
 EVENT_DATA, EVENT_BYTES = (4, 12) if platform.machine() == "x86_64" else (8, 16)
@@ -194,6 +200,7 @@ def run_packet_out(worker):
         if number > 0 and port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
             number = -1
         call4(w.parse, worker, number, w.burst, 1)
+        clear_tunnel(w.burst, 1)
         if r.kind == OUT_PORT:
             # A port that is down counts the drop; the place of a port that is gone has no counters.
             if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
@@ -211,12 +218,47 @@ def run_packet_out(worker):
 
 
 @kernel
+def run_answers(worker):
+    """Send the packets whose tunnel's far end has been found: how many."""
+    w = worker_at(worker)
+    ring = w.answers
+    if ring == 0:
+        return 0
+    done = 0
+    while done < BURST:
+        record = record_peek(ring)
+        if record == 0:
+            break
+        a = ask_at(record)
+        packet = load64(w.burst)
+        p = packet_at(packet)
+        p.head = record + ASK_BYTES
+        p.head_len = a.length
+        p.tail_len = 0
+        p.frags = 0
+        p.headroom = HEADROOM
+        store64(packet + PACKET_OFFLOADS, a.offloads)
+        call4(w.parse, worker, -1, w.burst, 1)
+        copy(p.key + TUNNEL_AT, record + ASK_TUNNEL, TUNNEL_SIZE)
+        p.remote = a.remote
+        p.vid = a.vid
+        port = port_at(w.ports + a.port * PORT_BYTES)
+        if port.state != PORT_FREE and port.egress == EGRESS_TUNNEL:
+            append(worker, a.port, packet)
+            call1(w.flush, worker)
+            reset_depth(worker)
+        record_release(ring)
+        done += 1
+    return done
+
+
+@kernel
 def may_sleep(worker, queues):
     """After SLEEPING was announced: 1 when really nothing waits."""
     w = worker_at(worker)
     if load_acquire(worker + WORKER_QUEUES) != queues or load_acquire(worker + WORKER_STOP) != 0:
         return 0
-    if w.packet_out != 0 and record_peek(w.packet_out) != 0:
+    if w.packet_out != 0 and (record_peek(w.packet_out) != 0 or record_peek(w.answers) != 0):
         return 0
     for i in range(list_at(queues).polled):
         rxq = load64(queues + LIST_QUEUES + i * 8)
@@ -293,6 +335,7 @@ def worker_loop(worker):
             take_events(worker, sys_epoll_wait(w.epoll, w.events, EVENTS_MAX, 0))
         received += run_active(worker, started)
         received += run_packet_out(worker)
+        received += run_answers(worker)
         run_afterwards(w.after)
         now = cycles()
         w.last_cycles = now

@@ -135,6 +135,10 @@ class EngineClient(ArenaReader):
         """Per port, the counters of the device behind it."""
         return dict(self._ask("driver_stats"))
 
+    def tunnels(self) -> list[dict[str, Any]]:
+        """Every far end of a tunnel, and how it is reached."""
+        return list(self._ask("tunnels"))
+
     def start_capture(self, port: str, snaplen: int = 262144) -> None:
         """Have copies of the port's frames put where ``read_captured`` finds them."""
         self._ask("set_capture", name=port, snaplen=snaplen)
@@ -183,6 +187,7 @@ class EngineClient(ArenaReader):
         """What the workers' code would do with ``frame`` if it came in by ``port`` now; nothing is sent or learned."""
         number = self._port_number(port)
         if self._tracer is None:
-            self._tracer = Tracer(int(self._root["ports"]), int(self._root["bridges"]), int(self._root["cycles_hz"]))
+            ports, bridges, cycles_hz = (int(self._root[name]) for name in ("ports", "bridges", "cycles_hz"))
+            self._tracer = Tracer(ports, bridges, cycles_hz, lambda: int(self._workers[0]["arrivals"]))
         punt = bool(self._workers[0]["punt"])
         return self._tracer.trace(number, frame, self._numbers(), punt, speller)

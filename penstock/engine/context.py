@@ -14,9 +14,12 @@ import numpy as np
 
 from penstock.datapath.afterwards import AFTERWARDS
 from penstock.datapath.clones import CLONE_BYTES
+from penstock.datapath.crossing import cross
 from penstock.datapath.layout import (
+    ASIDE_MAX,
     BURST,
     CLONES_MAX,
+    CUT_MAX,
     EVENT_BYTES_MAX,
     EVENTS_MAX,
     FRAME_MAX,
@@ -36,7 +39,7 @@ from penstock.datapath.pipeline.stage import run_pipeline
 from penstock.datapath.stages import flush, parse_burst
 from penstock.datapath.transmit import transmit
 from penstock.machine import records
-from penstock.memory import CACHE, cache_init, pool_bytes, pool_init
+from penstock.memory import CACHE, CACHE_SLOTS, cache_init, pool_bytes, pool_init
 from penstock.packet.fields import KEY_SIZE
 from penstock.packet.segment import SEGMENTATION
 
@@ -47,7 +50,7 @@ Allocate = Callable[[int], int]
 
 def make_clone_pool(allocate: Allocate, workers: int) -> int:
     """The address of a pool of clone buffers that lasts for this many workers."""
-    count = 1 << (2 * CLONES_MAX * workers - 1).bit_length()
+    count = 1 << ((CLONES_MAX + CUT_MAX + CACHE_SLOTS + BURST) * workers - 1).bit_length()
     pool = allocate(pool_bytes(count, CLONE_BUFFER))
     pool_init(pool, count, CLONE_BUFFER)
     return pool
@@ -74,13 +77,15 @@ def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     row["index"] = index
     row["parse"], row["normal"], row["pipeline"] = parse_burst.address, normal.address, run_pipeline.address
     row["run_tables"], row["edit"] = run_tables.address, edit.address
-    row["transmit"], row["flush"] = transmit.address, flush.address
+    row["transmit"], row["cross"], row["flush"] = transmit.address, cross.address, flush.address
     row["outputs"] = allocate(MAX_PORTS * OUTPUT_BYTES)
     row["dirty"] = allocate(MAX_PORTS * 4)
     row["packets"], row["keys"] = allocate(BURST * PACKET_BYTES), allocate(BURST * KEY_SIZE)
-    for name in ("burst", "staged", "patched", "segments"):
+    for name in ("burst", "staged", "patched", "arrived", "endpoints", "segments"):
         row[name] = allocate(BURST * 8)
-    row["clones"] = allocate(CLONES_MAX * 8)
+    row["clones"], row["cut"] = allocate(CLONES_MAX * 8), allocate(CUT_MAX * 8)
+    row["aside"], row["blocked"] = allocate(ASIDE_MAX * 16), allocate(MAX_PORTS * 4)
+    row["cut_joined"] = allocate(FRAME_MAX)
     row["cache"] = allocate(CACHE.itemsize)
     cache_init(int(row["cache"]), pool)
     row["packet_in_fd"] = -1

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
-from penstock.datapath.layout import PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.datapath.layout import EGRESS_PATCH, PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.datapath.pipeline.outputs import OFPPC_PORT_DOWN
 from penstock.engine.fdstore import FdStore
 from penstock.engine.flow_region import map_region, unmap_region
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.port_map import map_ports
-from penstock.engine.tables import NO_PEER, NOT_PATCH, OFPORT_LOCAL, Tables
+from penstock.engine.tables import NO_PEER, OFPORT_LOCAL, Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
@@ -26,6 +26,7 @@ from penstock.ports import KINDS, PortContext, PortError
 from penstock.ports.loop import Loop
 from penstock.ports.netdev import parse_mac
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
+from penstock.ports.tunnel.underlay import Underlay, UnderlayContext
 
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
@@ -53,6 +54,20 @@ class Engine:
         self.bridges: dict[str, tuple[int, BridgeSpec]] = {}
         self.ports: dict[str, OpenPort] = {}
         self.loop = Loop()
+        self.underlay = Underlay(
+            UnderlayContext(
+                arena=self.arena,
+                loop=self.loop,
+                quiesce=self.workers.quiesce,
+                kick=self.workers.kick,
+                asks=self.workers.asks,
+                asks_fd=self.workers.asks_fd,
+                answers=self.workers.answers,
+                publish_arrivals=self.workers.publish_arrivals,
+                set_local=self.tables.set_local,
+                number_of=lambda name: self.ports[name].number,
+            )
+        )
         self._region_fd = -1
         root = self.arena.allocate(SWITCH.itemsize)
         self.arena.header["root"] = root
@@ -72,6 +87,7 @@ class Engine:
         """Stop forwarding and close every port; TAPs that nothing else holds disappear."""
         for name in list(self.ports):
             self.remove_port(name)
+        self.underlay.close()
         self.workers.stop()
         if self._region_fd >= 0:
             unmap_region()
@@ -152,7 +168,9 @@ class Engine:
         row = self.tables.bridges[bridge]
         self._map_ports(bridge, name, int(row["pipeline"]))
         old = int(row["members"])
-        row["members"] = self.tables.member_list([p.number for p in self.ports.values() if p.spec.bridge == name])
+        here = [port for port in self.ports.values() if port.spec.bridge == name]
+        row["members"] = self.tables.member_list([port.number for port in here])
+        row["tunnels"] = sum(1 for port in here if port.port.tunnel)
         self.workers.quiesce()
         self.arena.free(old)
 
@@ -172,6 +190,7 @@ class Engine:
             set_fd=lambda queue, fd: self.workers.watch(self.ports[spec.name].rxqs[queue], fd),
             refresh=self.workers.publish,
             set_offloads=lambda offloads: self.tables.set_offloads(self.ports[spec.name].number, offloads),
+            underlay=self.underlay,
         )
 
     def add_port(self, spec: PortSpec) -> int:
@@ -201,14 +220,23 @@ class Engine:
                 raise EngineFault(naming(spec.name, error)) from error
             raise
         self._link_patches()
+        self._show_internal()
         port.start()
         return number
+
+    def _show_internal(self) -> None:
+        """Tell the underlay what devices the host's own addresses may be on."""
+        hosts = {each.port.netdev: each.number for each in self.ports.values() if each.port.is_host}
+        self.underlay.set_internal(hosts)
 
     def _install(self, opened: OpenPort, bridge: int) -> None:
         port, spec, number = opened.port, opened.spec, opened.number
         opened.ofport = self._ofport(spec, bridge)
-        row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, opened.is_patch)
+        row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, port.egress)
         self.tables.set_ofport(number, opened.ofport)
+        row["tunnel"] = port.tunnel
+        if port.vlans:
+            self.tables.carry_vlans(number, port.vlans)
         scratch = [(int(worker.row["tx_scratch"]), int(worker.row["after"])) for worker in self.workers.all]
         opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
         self.ports[spec.name] = opened
@@ -292,6 +320,7 @@ class Engine:
             self.workers.publish()
             self._publish_members(bridge, opened.spec.bridge)
             self._link_patches()
+            self._show_internal()
             fdb_expire(int(self.tables.bridges[bridge]["fdb"]), FOREVER, opened.number, 0)
             self.workers.quiesce()
             for address in (*opened.rxqs, *([opened.locks] if opened.locks else [])):
@@ -321,7 +350,7 @@ class Engine:
             except (PortError, OSError) as error:
                 raise EngineFault(naming(spec.name, error)) from error
             row["mtu"] = opened.port.mtu
-        if spec.vlan != old.vlan:
+        if spec.vlan != old.vlan and not opened.port.vlans:
             config = int(row["config"])
             row["config"] = self.tables.vlan_config(spec.vlan)
             self.workers.quiesce()
@@ -357,7 +386,7 @@ class Engine:
         """Join patch ports that name each other; one whose peer is missing or names another drops what it gets."""
         for opened in self.ports.values():
             row = self.tables.ports[opened.number]
-            if row["peer"] == NOT_PATCH:
+            if row["egress"] != EGRESS_PATCH:
                 continue
             wanted = opened.spec.options["peer"]
             peer = self.ports.get(wanted)

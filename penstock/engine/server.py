@@ -45,6 +45,7 @@ OPERATIONS: dict[str, Operation] = {
     "add_fdb": lambda engine, request: engine.add_fdb(
         request["bridge"], request["port"], request["vlan"], request["mac"]
     ),
+    "tunnels": lambda engine, _request: engine.underlay.tunnels(),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),
     "use_flow_region": lambda engine, request: engine.use_flow_region(request["path"]),

@@ -12,6 +12,8 @@ from penstock.datapath.layout import (
     BRIDGE,
     COUNTERS,
     COUNTERS_BYTES,
+    EGRESS_DEVICE,
+    EGRESS_LOCAL,
     MAX_BRIDGES,
     MAX_PORTS,
     MAX_WORKERS,
@@ -23,13 +25,14 @@ from penstock.datapath.layout import (
     TXQ,
     TXQ_BYTES,
     VLAN_MODES,
+    VLAN_OF_TUNNEL,
 )
 from penstock.machine import records, store64
 from penstock.memory import Arena
 from penstock.ports.base import TxSpec
 from penstock.ports.spec import BridgeSpec, VlanConfig
 
-NOT_PATCH, NO_PEER = -2, -1
+NO_PEER = -1
 FDB_ALIGN = 128
 OFPORT_MAX, OFPORT_LOCAL, OFPORT_CONTROLLER = 0xFEFF, 0xFFFFFFFE, 0xFFFFFFFD
 
@@ -85,6 +88,18 @@ class Tables:
         row["members"] = np.packbits(member, bitorder="little")
         return address
 
+    def carry_vlans(self, number: int, vlans: Sequence[int]) -> None:
+        """Have a new port's frames be in one of these VLANs each, as the tunnel tells."""
+        row = records(PORT_CONFIG, int(self.ports[number]["config"]))[0]
+        member = np.zeros(4096, dtype=np.uint8)
+        member[list(vlans)] = 1
+        row["mode"], row["members"] = VLAN_OF_TUNNEL, np.packbits(member, bitorder="little")
+
+    def set_local(self, number: int, local: bool) -> None:
+        """Whether what leaves by an internal port may be a tunnel's that ends here."""
+        if self.ports[number]["name"]:
+            self.ports[number]["egress"] = EGRESS_LOCAL if local else EGRESS_DEVICE
+
     def member_list(self, numbers: Sequence[int]) -> int:
         """A new list of a bridge's ports; its address."""
         address = self._arena.allocate(MEMBER_PORTS + len(numbers) * 4)
@@ -118,7 +133,7 @@ class Tables:
         self.ports[number]["ofport"] = ofport if ofport < 1 << 31 else ofport - (1 << 32)
         self.ports[number]["key_word"] = int.from_bytes(ofport.to_bytes(4, "big") * 2, "little", signed=True)
 
-    def add_port(self, number: int, name: str, bridge: int, vlan: VlanConfig, mtu: int, patch: bool) -> Any:
+    def add_port(self, number: int, name: str, bridge: int, vlan: VlanConfig, mtu: int, egress: int) -> Any:
         """Fill a port's row, still down; the row. Raises ArenaError, and then ``clear_port`` mends what was begun."""
         row = self.ports[number]
         row["name"] = name.encode()
@@ -128,7 +143,7 @@ class Tables:
         # One more than there are workers: a tracer is no worker, and has an index.
         row["counters"] = self._arena.allocate((MAX_WORKERS + 1) * COUNTERS_BYTES)
         row["txqs"] = self._arena.allocate((MAX_WORKERS + 1) * TXQ_BYTES)
-        row["peer"] = NO_PEER if patch else NOT_PATCH
+        row["peer"], row["egress"], row["tunnel"] = NO_PEER, egress, 0
         row["state"] = PORT_DOWN
         return row
 

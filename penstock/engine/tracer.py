@@ -34,7 +34,7 @@ class Speller:
 class Tracer:
     """A context for traces over the tables at the given addresses."""
 
-    def __init__(self, ports: int, bridges: int, cycles_hz: int) -> None:
+    def __init__(self, ports: int, bridges: int, cycles_hz: int, arrivals: Callable[[], int]) -> None:
         self._memory: list[Any] = []
         self._trace = self._allocate(TRACE.itemsize)
         self._worker = self._allocate(WORKER_BYTES)
@@ -44,6 +44,7 @@ class Tracer:
         row["trace"] = self._trace
         row["exec"] = make_exec(self._allocate, MAX_WORKERS, self._allocate(cache_bytes(1)), 1)
         self._row = row
+        self._arrivals = arrivals
         self._packet = int(load64(int(row["burst"])))
 
     def _allocate(self, size: int) -> int:
@@ -57,6 +58,7 @@ class Tracer:
         """Trace ``frame`` as received by port ``number``; ``names`` spells numbers out, ``punt`` is the workers'."""
         speller = speller or Speller(hex, hex)
         self._row["punt"] = int(punt)
+        self._row["arrivals"] = self._arrivals()
         if not 1 <= len(frame) <= FRAME_LIMIT:
             raise ValueError(f"a frame to trace has 1 to {FRAME_LIMIT} bytes, not {len(frame)}")
         records(TRACE, self._trace)[0]["count"] = 0
@@ -73,6 +75,7 @@ class Tracer:
             "csum_start",
             "csum_offset",
             "depth",
+            "remote",
         ):
             packet[name] = 0
         packet["head"], packet["head_len"], packet["headroom"] = self._buffer + HEADROOM, len(frame), HEADROOM

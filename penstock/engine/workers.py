@@ -28,6 +28,7 @@ from penstock.datapath.layout import (
     RXQ,
     RXQ_LIST_MAX,
     WORKER,
+    WORKER_ARRIVALS,
     WORKER_BYTES,
     WORKER_STATE,
     WORKER_STOP,
@@ -51,6 +52,7 @@ from penstock.memory import Arena, record_ring_bytes, record_ring_init
 PACKET_IN_BYTES = 4 << 20
 CACHE_SETS = 1 << 15  # of 8 flows: 66 MB for each worker whose bridges have flow tables, taken as it is used
 CAPTURE_BYTES = 1 << 22
+ASKS_BYTES = 1 << 20
 PACKET_OUT_BYTES = 1 << 20
 SPIN_SECONDS = 20e-6  # an idle worker polls so long before it sleeps
 QUIESCE_SECONDS = 5.0
@@ -177,6 +179,9 @@ class Workers:
         pool = make_clone_pool(arena.allocate, count)
         self.packet_in_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.packet_out = self._record_ring(PACKET_OUT_BYTES)
+        self.asks_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.asks: list[int] = []
+        self.answers = self._record_ring(ASKS_BYTES)
         self.all: list[Worker] = []
         self._caches: list[mmap.mmap] = []
         if not cpus and (count > 1 or poll == "busy"):
@@ -189,6 +194,9 @@ class Workers:
             row["packet_in_fd"] = self.packet_in_fd
             row["packet_in"], row["captures"] = self._record_ring(PACKET_IN_BYTES), self._record_ring(CAPTURE_BYTES)
             row["packet_out"] = self.packet_out if index == 0 else 0
+            row["answers"] = self.answers if index == 0 else 0
+            row["asks"], row["asks_fd"] = self._record_ring(ASKS_BYTES), self.asks_fd
+            self.asks.append(int(row["asks"]))
             row["exec"] = make_exec(arena.allocate, index, self._cache(), CACHE_SETS)
             row["cycles_hz"] = self.cycles_hz
             row["poll"] = POLL_BUSY if poll == "busy" else POLL_ADAPTIVE
@@ -222,6 +230,12 @@ class Workers:
         for worker in self.all:
             worker.stop()
         os.close(self.packet_in_fd)
+        os.close(self.asks_fd)
+
+    def publish_arrivals(self, address: int) -> None:
+        """Show workers what tunnels end here; what they followed before is in use until a quiet point."""
+        for worker in self.all:
+            store_release(worker.address + WORKER_ARRIVALS, address)
 
     def deal(self, rxq: int) -> None:
         """Give a receive queue to the worker that has the fewest."""

@@ -1,7 +1,17 @@
 """Memory that the engine and control processes share: the arena, its allocator, rings and packet buffers."""
 
 from penstock.memory.arena import ARENA_BASE, HEADER, Arena, ArenaError, free_huge_bytes
-from penstock.memory.pool import CACHE, POOL, cache_drain, cache_init, pool_bytes, pool_get, pool_init, pool_put
+from penstock.memory.pool import (
+    CACHE,
+    CACHE_SLOTS,
+    POOL,
+    cache_drain,
+    cache_init,
+    pool_bytes,
+    pool_get,
+    pool_init,
+    pool_put,
+)
 from penstock.memory.recordring import (
     ASKED,
     RECORD_RING,
@@ -29,6 +39,7 @@ __all__ = [
     "ARENA_BASE",
     "ASKED",
     "CACHE",
+    "CACHE_SLOTS",
     "HEADER",
     "POOL",
     "RECORD_RING",

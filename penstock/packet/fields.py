@@ -140,11 +140,6 @@ _ROWS = (
     Field("conj_id", 32, "decimal", "", None, _nx(37), False, "Conjunctive match that was met"),
     Field("metadata", 64, "hex", "", _oxm(2), None, True, "Value handed from table to table", word=True, kept=True),
     Field("tun_id", 64, "hex", "", _oxm(38), _nx(16), True, "Tunnel key", "tunnel_id", kept=True),
-    *(Field(f"reg{n}", 32, "hex", "", None, _nx(n), True, f"Register {n}", kept=True) for n in range(REGISTERS)),
-    *(Field(f"xreg{n}", 64, "hex", "", (OXM_PKT_REG, n), None, True, f"Registers {2 * n} and {2 * n + 1} as one",
-            at=f"reg{2 * n}", kept=True) for n in range(REGISTERS // 2)),
-    *(Field(f"xxreg{n}", 128, "hex", "", None, _nx(111 + n), True, f"Registers {4 * n} to {4 * n + 3} as one",
-            at=f"reg{4 * n}", kept=True) for n in range(REGISTERS // 4)),
     Field("tun_src", 32, "ipv4", "", None, _nx(31), True, "IPv4 address that a tunnel packet came from", kept=True),
     Field("tun_dst", 32, "ipv4", "", None, _nx(32), True, "IPv4 address that a tunnel packet came to or goes to",
           kept=True),
@@ -155,6 +150,12 @@ _ROWS = (
     Field("tun_gbp_id", 16, "hex", "", None, _nx(38), True, "VXLAN group policy", kept=True),
     Field("tun_flags", 16, "hex", "", None, _nx(104), True, "Flags of the tunnel header: bit 0 is oam", kept=True),
     Field("tun_gbp_flags", 8, "hex", "", None, _nx(39), True, "VXLAN group policy flags", kept=True),
+    *(Field(f"reg{n}", 32, "hex", "", None, _nx(n), True, f"Register {n}", word=n == 0, kept=True)
+      for n in range(REGISTERS)),
+    *(Field(f"xreg{n}", 64, "hex", "", (OXM_PKT_REG, n), None, True, f"Registers {2 * n} and {2 * n + 1} as one",
+            at=f"reg{2 * n}", kept=True) for n in range(REGISTERS // 2)),
+    *(Field(f"xxreg{n}", 128, "hex", "", None, _nx(111 + n), True, f"Registers {4 * n} to {4 * n + 3} as one",
+            at=f"reg{4 * n}", kept=True) for n in range(REGISTERS // 4)),
 )
 # fmt: on
 
@@ -188,6 +189,10 @@ def _lines(octets: int) -> int:
 
 FIELDS, PARSED_SIZE, KEY_SIZE = _place(_ROWS)
 BY_NAME: dict[str, Field] = {row.name: row for row in FIELDS} | {row.alias: row for row in FIELDS if row.alias}
+
+
+# The part of the key that is the tunnel's.
+TUNNEL_AT, TUNNEL_SIZE = BY_NAME["tun_id"].offset, BY_NAME["reg0"].offset - BY_NAME["tun_id"].offset
 
 
 def key_offset(name: str) -> int:

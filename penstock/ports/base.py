@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from penstock.datapath.layout import EGRESS_DEVICE
 from penstock.memory import Arena
 from penstock.ports.loop import Loop
 
@@ -71,7 +72,7 @@ class PortContext:
     worker; ``quiesce`` returns when no worker uses anything that it could follow before. For a port whose other end
     comes and goes: ``loop`` is the main thread's; ``set_fd`` gives a receive queue, by index, the descriptor that
     wakes it (-1: none), ``refresh`` has workers look at all such queues again, ``set_offloads`` changes what the port
-    takes.
+    takes. ``underlay`` is what tunnel ports are made of.
     """
 
     arena: Arena
@@ -86,6 +87,7 @@ class PortContext:
     set_fd: Callable[[int, int], None] = lambda _queue, _fd: None
     refresh: Callable[[], None] = lambda: None
     set_offloads: Callable[[int], None] = lambda _offloads: None
+    underlay: Any = None  # ports.tunnel.Underlay, for tunnel ports
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Port(ABC):
     kind: ClassVar[str]
     Options: ClassVar[type] = NoOptions
     makes_netdev: ClassVar[bool] = False  # whether it makes a kernel device of the port's own name
+    egress: ClassVar[int] = EGRESS_DEVICE  # where what leaves by it goes
+    is_host: ClassVar[bool] = False  # whether the device is the host's own, with addresses where tunnels may end
 
     name: str
     options: Any
@@ -110,6 +114,8 @@ class Port(ABC):
     mtu: int = 1500
     mac: str = ""
     netdev: str = ""  # kernel device behind the port, if any
+    tunnel: int = 0  # address of its TUNNEL, if it is a tunnel port
+    vlans: tuple[int, ...] = ()  # VLANs that a tunnel port carries, each of its frames in one; (): as it is configured
 
     def open(self) -> None:
         """Acquire devices and fill ``rx``, ``tx`` and the attributes. Raises PortError and leaves nothing behind."""

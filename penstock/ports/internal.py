@@ -29,6 +29,7 @@ class Internal(Tap):
 
     kind: ClassVar[str] = "internal"
     Options: ClassVar[type] = InternalOptions
+    is_host: ClassVar[bool] = True
 
     def _share(self, fd: int) -> None:
         """Nobody else opens the device, and it goes with the port."""

@@ -1,7 +1,7 @@
 """Kernel net devices: look at them and change them, in this network namespace or in the one a TAP was moved to.
 
-Speaks rtnetlink directly (RTM_GETLINK, RTM_NEWLINK; linux/rtnetlink.h, linux/if_link.h): two message types do not earn
-a library whose import would be a good part of the engine's start. Only the engine's main thread uses this.
+Speaks rtnetlink by ``ports.rtnetlink`` (RTM_GETLINK, RTM_NEWLINK; linux/if_link.h). Only the engine's main thread uses
+this.
 """
 
 from __future__ import annotations
@@ -14,20 +14,16 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.ports.base import PortError
+from penstock.ports.rtnetlink import NLM_F_ACK, Channel, attribute, attributes, open_netlink
 
 RTM_NEWLINK, RTM_GETLINK = 16, 18
-NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
-NLMSG_ERROR = 2
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_STATS64, IFLA_CARRIER = 1, 3, 4, 10, 23, 33
 IFF_UP = 0x1
-NLMSG = struct.Struct("=LHHLL")
 IFINFOMSG = struct.Struct("=BxHiII")
-ATTRIBUTE = struct.Struct("=HH")
 STATISTICS = (
     "rx_packets",
     "tx_packets",
@@ -85,27 +81,13 @@ def parse_mac(port: str, text: str) -> bytes:
     return mac
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + bytes(-len(payload) % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    position = 0
-    while position + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, position)
-        if length < ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, data[position + ATTRIBUTE.size : position + length]
-        position += (length + 3) & ~3
-
-
 def _socket_in(namespace: int) -> socket.socket:
     """A netlink socket of the network namespace behind a descriptor: a socket stays in the one it was made in.
 
     It is not to be kept, as it would keep the namespace of a container that has ended.
     """
     if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
-        return _netlink()
+        return open_netlink()
     made: list[socket.socket] = []
     errors: list[OSError] = []
 
@@ -113,7 +95,7 @@ def _socket_in(namespace: int) -> socket.socket:
         try:
             if _LIBC.setns(namespace, CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
-            made.append(_netlink())
+            made.append(open_netlink())
         except OSError as error:
             errors.append(error)
 
@@ -125,16 +107,11 @@ def _socket_in(namespace: int) -> socket.socket:
     return made[0]
 
 
-def _netlink() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-
-
 class Links:
     """The net devices of one network namespace: the current one, or the one behind a descriptor."""
 
     def __init__(self, namespace: int | None = None) -> None:
-        self._socket = _netlink() if namespace is None else _socket_in(namespace)
-        self._sequence = 0
+        self._channel = Channel(open_netlink() if namespace is None else _socket_in(namespace))
 
     def __enter__(self) -> Links:
         return self
@@ -143,30 +120,18 @@ class Links:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
     def _request(self, kind: int, index: int, change: tuple[int, int], attributes: bytes) -> bytes | None:
         """Send one request; the payload of the answer, None for a bare acknowledgement. Raises OSError."""
-        self._sequence += 1
-        flags = NLM_F_REQUEST | (NLM_F_ACK if kind == RTM_NEWLINK else 0)
         body = IFINFOMSG.pack(0, 0, index, *change) + attributes
-        self._socket.send(NLMSG.pack(NLMSG.size + len(body), kind, flags, self._sequence, 0) + body)
-        while True:
-            answer = self._socket.recv(65536)
-            _length, answered, _flags, sequence, _port = NLMSG.unpack_from(answer)
-            if sequence != self._sequence:
-                continue
-            if answered != NLMSG_ERROR:
-                return answer[NLMSG.size :]
-            (error,) = struct.unpack_from("=i", answer, NLMSG.size)
-            if error:
-                raise OSError(-error, os.strerror(-error))
-            return None
+        flags = NLM_F_ACK if kind == RTM_NEWLINK else 0
+        return next(iter(self._channel.ask(kind, flags, body)), None)
 
     def get(self, device: str | int) -> Link | None:
         """The device of this name or index; None when there is none."""
         index = device if isinstance(device, int) else 0
-        name = b"" if isinstance(device, int) else _attribute(IFLA_IFNAME, device.encode() + b"\0")
+        name = b"" if isinstance(device, int) else attribute(IFLA_IFNAME, device.encode() + b"\0")
         try:
             answer = self._request(RTM_GETLINK, index, (0, 0), name)
         except OSError as error:
@@ -175,7 +140,7 @@ class Links:
             raise
         assert answer is not None
         _family, _type, found, flags, _change = IFINFOMSG.unpack_from(answer)
-        fields = dict(_attributes(answer[IFINFOMSG.size :]))
+        fields = dict(attributes(answer[IFINFOMSG.size :]))
         numbers = struct.unpack_from(f"={len(STATISTICS)}Q", fields[IFLA_STATS64])
         (mtu,), (master,) = (struct.unpack("=I", fields.get(kind, bytes(4))) for kind in (IFLA_MTU, IFLA_MASTER))
         return Link(
@@ -190,10 +155,10 @@ class Links:
         )
 
     def set_mtu(self, index: int, mtu: int) -> None:
-        self._request(RTM_NEWLINK, index, (0, 0), _attribute(IFLA_MTU, struct.pack("=I", mtu)))
+        self._request(RTM_NEWLINK, index, (0, 0), attribute(IFLA_MTU, struct.pack("=I", mtu)))
 
     def set_mac(self, index: int, mac: bytes) -> None:
-        self._request(RTM_NEWLINK, index, (0, 0), _attribute(IFLA_ADDRESS, mac))
+        self._request(RTM_NEWLINK, index, (0, 0), attribute(IFLA_ADDRESS, mac))
 
     def set_up(self, index: int, up: bool) -> None:
         self._request(RTM_NEWLINK, index, (IFF_UP if up else 0, IFF_UP), b"")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from annotated_types import MinLen
 
+from penstock.datapath.layout import EGRESS_PATCH
 from penstock.ports.base import Port
 from penstock.ports.spec import Doc
 
@@ -28,6 +29,7 @@ class Patch(Port):
 
     kind = "patch"
     Options = PatchOptions
+    egress = EGRESS_PATCH
 
     def open(self) -> None:
         self.mtu = PATCH_MTU

@@ -39,7 +39,9 @@ class Bench:
             add_dummy(engine, name, vlan, "br1")
         engine.add_port(PortSpec("br0", "out", "patch", {"peer": "in"}, VlanConfig("trunk")))
         engine.add_port(PortSpec("br1", "in", "patch", {"peer": "out"}, VlanConfig("trunk", trunks=(10, 20))))
-        self.tracer = Tracer(engine.tables.ports_address, engine.tables.bridges_address, engine.workers.cycles_hz)
+        self.tracer = Tracer(
+            engine.tables.ports_address, engine.tables.bridges_address, engine.workers.cycles_hz, lambda: 0
+        )
 
     def trace(self, name: str, data: bytes) -> TraceResult:
         names = {port.number: name for name, port in self.engine.ports.items()}

@@ -1,8 +1,8 @@
 """Where packets leave a pipeline: ports, reserved ports, controllers.
 
 An output waits (``EXEC.pending``) until it is known whether the packet is changed or sent again: only then a copy is
-made, and the last output takes the packet itself. Outputs of the same form share one copy, but each patch port gets its
-own, for what lies behind it may change it.
+made, and the last output takes the packet itself. Outputs of the same form share one copy, but what
+does not go to a device gets its own, for what lies behind may change it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from penstock.datapath.drops import NO_SUCH_PORT, OUTPUT_TO_IN_PORT
 from penstock.datapath.handover import make_packet_in, packet_in_at, send_packet_in
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
+    EGRESS_DEVICE,
+    EGRESS_TUNNEL,
     MEMBER_PORTS,
     PORT_BYTES,
     PORT_UP,
+    VLAN_OF_TUNNEL,
     bridge_at,
+    config_at,
     members_at,
     packet_at,
     port_at,
@@ -32,12 +36,13 @@ from penstock.datapath.pipeline.program import (
     PORT_LOCAL,
     PORT_NORMAL,
 )
+from penstock.datapath.tags import VID_MASK, set_form
 from penstock.datapath.trace import OUTPUT, PUNTED, note
-from penstock.machine import call4, kernel, load16, load32, load32be, store64
+from penstock.machine import call4, kernel, load16, load16be, load32, load32be, store64
 from penstock.packet.fields import key_offset
 
 NONE = PORT_ANY
-IN_PORT = key_offset("in_port")
+IN_PORT, VLAN_TCI = key_offset("in_port"), key_offset("vlan_tci")
 OFPPC_PORT_DOWN = 1 << 0  # ofp_port_config: bits of PORT.of_config
 NO_FLOOD = 1 << 4
 NO_PACKET_IN = 1 << 6
@@ -87,6 +92,17 @@ def shared_form(worker, x, number):
 
 
 @kernel
+def leave_vlan(config, packet):
+    """For a tunnel port that tells networks by VLAN: take the tag off, and let the packet be for all far ends."""
+    p = packet_at(packet)
+    if config_at(config).mode == VLAN_OF_TUNNEL:
+        p.vid = load16be(p.key + VLAN_TCI) & VID_MASK
+        p.remote = 0
+        set_form(packet, 0)
+    return 0
+
+
+@kernel
 def send_to_port(worker, x, number, last):
     """Queue the packet for a port by its engine number: itself if this is the ``last`` use of it, else a copy."""
     w = worker_at(worker)
@@ -95,12 +111,14 @@ def send_to_port(worker, x, number, last):
         return drop(worker, exec_at(x).number, NO_SUCH_PORT)
     packet = exec_at(x).packet
     if last == 0:
-        if port.peer >= -1:
+        if port.egress != EGRESS_DEVICE:
             packet = clone(worker, number, packet)
         else:
             packet = shared_form(worker, x, number)
         if packet == 0:
             return 0
+    if port.egress == EGRESS_TUNNEL:
+        leave_vlan(port.config, packet)
     if w.trace != 0:
         note(w.trace, OUTPUT, number, 0)
     return append(worker, number, packet)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from penstock.datapath.clones import drop
 from penstock.datapath.drops import FLOW_DROP, FRAGMENT_DROP, NOT_RECEIVED
-from penstock.datapath.layout import BRIDGE_BYTES, PORT_BYTES, bridge_at, packet_at, port_at, worker_at
+from penstock.datapath.layout import BRIDGE_BYTES, EGRESS_TUNNEL, PORT_BYTES, bridge_at, packet_at, port_at, worker_at
 from penstock.datapath.output import append
 from penstock.datapath.pipeline.changes import bring_up
 from penstock.datapath.pipeline.classifier import hash_key
@@ -64,7 +64,7 @@ from penstock.machine import (
     shr,
     store64,
 )
-from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, key_offset
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, TUNNEL_AT, TUNNEL_SIZE, key_offset
 
 FRAG = key_offset("ip_frag")
 PORT_MAP_MAX = 0xFFFF
@@ -308,9 +308,14 @@ def run_pipeline(worker, number, packets, count):
     word_count = key_words_at(e.key_words).count
     e.serial = key_words_at(e.key_words).serial
     e.word_count = word_count
+    tunneled = int(port_at(w.ports + number * PORT_BYTES).egress == EGRESS_TUNNEL)
     for i in range(count):
         key = packet_at(load64(packets + i * 8)).key
-        fill(key + PARSED_SIZE, 0, KEY_SIZE - PARSED_SIZE)
+        if tunneled == 0:
+            fill(key + PARSED_SIZE, 0, KEY_SIZE - PARSED_SIZE)
+        else:
+            fill(key + PARSED_SIZE, 0, TUNNEL_AT - PARSED_SIZE)
+            fill(key + TUNNEL_AT + TUNNEL_SIZE, 0, KEY_SIZE - TUNNEL_AT - TUNNEL_SIZE)
         value = hash_key(words, word_count, key)
         store64(x + EXEC_HASHES + i * 8, value)
         prefetch(tags_at(x, value))
