@@ -15,7 +15,7 @@ import platform
 from penstock.datapath.afterwards import run_afterwards
 from penstock.datapath.bridging import clear_tunnel, forward
 from penstock.datapath.clones import drop, free_clones
-from penstock.datapath.drops import INGRESS_DOWN
+from penstock.datapath.drops import INGRESS_DOWN, TUNNEL_UNRESOLVED
 from penstock.datapath.layout import (
     BURST,
     EGRESS_TUNNEL,
@@ -244,9 +244,12 @@ def run_answers(worker):
         p.vid = a.vid
         port = port_at(w.ports + a.port * PORT_BYTES)
         if port.state != PORT_FREE and port.egress == EGRESS_TUNNEL:
-            append(worker, a.port, packet)
-            call1(w.flush, worker)
-            reset_depth(worker)
+            if a.length == 0:
+                drop(worker, a.port, TUNNEL_UNRESOLVED)  # it waited in vain
+            else:
+                append(worker, a.port, packet)
+                call1(w.flush, worker)
+                reset_depth(worker)
         record_release(ring)
         done += 1
     return done

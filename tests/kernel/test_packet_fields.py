@@ -73,9 +73,9 @@ def test_layout() -> None:
     places |= {"nw_ttl": 32, "nw_proto": 33, "nw_tos": 34, "ip_frag": 35, "tcp_src": 36, "tcp_dst": 38, "tcp_flags": 40}
     places |= {"inner_vlan_tci": 42, "mpls_label": 44, "ipv6_src": 48, "ipv6_dst": 64, "ipv6_label": 80}
     places |= {"in_phy_port": 4, "actset_output": 84, "nd_target": 88, "nd_sll": 104, "nd_tll": 112}
-    places |= {"pkt_mark": 120, "conj_id": 124, "metadata": 128, "tun_id": 136, "tun_src": 208, "tun_dst": 212}
-    places |= {f"reg{n}": 144 + 4 * n for n in range(16)} | {"tun_ipv6_src": 216, "tun_ipv6_dst": 232}
-    places |= {"tun_gbp_id": 248, "tun_flags": 250, "tun_gbp_flags": 252}
+    places |= {"pkt_mark": 120, "conj_id": 124, "metadata": 128, "tun_id": 136, "tun_src": 144, "tun_dst": 148}
+    places |= {f"reg{n}": 192 + 4 * n for n in range(16)} | {"tun_ipv6_src": 152, "tun_ipv6_dst": 168}
+    places |= {"tun_gbp_id": 184, "tun_flags": 186, "tun_gbp_flags": 188}
     assert {row.name: key_offset(row.name) for row in OWNERS} == places
     assert (PARSED_SIZE, KEY_SIZE, KEY.itemsize) == (128, 256, 256)
 
@@ -107,7 +107,7 @@ def test_reading_bits_of_a_word() -> None:
 
 def test_joined_registers() -> None:
     key = bytearray(KEY_SIZE)
-    key[144:160] = bytes(range(16))
+    key[192:208] = bytes(range(16))
     assert BY_NAME["reg1"].read(key) == 0x04050607
     assert BY_NAME["xreg1"].read(key) == 0x08090A0B0C0D0E0F
     assert BY_NAME["xxreg0"].read(key) == int.from_bytes(range(16), "big")

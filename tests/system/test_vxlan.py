@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from penstock.demo.echo import ping
 from penstock.demo.hosts import Host
-from tests.system.lab import Lab, eventually
+from tests.system.lab import Lab
 
 CONFIG = """
 [bridge.under]

@@ -202,11 +202,14 @@ def mark_congestion(packet):
     l3 = ETHERNET_HEADER
     while p.head_len >= l3 + 4 and is_vlan(load16(p.head + l3 - 2)) == 1:
         l3 += 4
+    if p.head_len < l3:
+        return 0
     kind = load16(p.head + l3 - 2)
     at = p.head + l3
-    if kind == IPV4_RAW and p.head_len >= l3 + IPV4_HEADER:
+    version = load8(at) >> 4
+    if kind == IPV4_RAW and version == 4 and p.head_len >= l3 + IPV4_HEADER:
         ecn = load8(at + 1) & ECN
-    elif kind == IPV6_RAW and p.head_len >= l3 + IPV6_HEADER:
+    elif kind == IPV6_RAW and version == 6 and p.head_len >= l3 + IPV6_HEADER:
         ecn = load8(at + 1) >> 4 & ECN
     else:
         return 0
@@ -347,10 +350,15 @@ def decapsulate(worker, arrivals, number, packet):
     if service < 0:
         return NOT_OURS
     kind = shr(load64(arrivals + SERVICES + service * 8), 32)
-    limit = p.head_len if p.head_len < size else size
-    if size > p.head_len + p.tail_len and p.gso_type == 0:
+    total = p.head_len + p.tail_len
+    if kind != GRE and p.gso_type == 0 and size <= total:
+        # Like Linux, believe UDP's length when it is the shorter one.
+        length = bswap16(load16(at + 4))
+        size = l4 + length if UDP_HEADER <= length <= size - l4 else total + 1
+    if size > total and p.gso_type == 0:
         drop(worker, number, TUNNEL_HEADER)
         return DROPPED
+    limit = p.head_len if p.head_len < size else size
     if kind == GRE:
         header = l4
         length = gre_length(at, limit - header)

@@ -379,6 +379,7 @@ class Underlay:
                 data = ctypes.string_at(record, ASK_BYTES + length)
                 record_release.py_func(ring)
                 self._take(data)
+        self._context.kick()
         if not left:
             os.eventfd_write(self._context.asks_fd, 1)
 
