@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 FRAME_BYTES = 64
+VXLAN_PORT = 4789
 _PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+
+
+@dataclass(frozen=True)
+class Station:
+    """A host with an address."""
+
+    mac: str
+    address: str
 
 
 def mac(number: int) -> bytes:
@@ -15,13 +26,26 @@ def mac(number: int) -> bytes:
     return b"\x02\x00" + number.to_bytes(4, "big")
 
 
-def udp_frame(source: int, destination: int) -> bytes:
-    """A 64-byte frame (60 without checksum in memory, as devices hand it over, padded to 64)."""
-    payload = FRAME_BYTES - 14 - 20 - 8
+def udp_frame(source: int, destination: int, size: int = FRAME_BYTES) -> bytes:
+    """A frame of ``size`` bytes."""
+    payload = size - 14 - 20 - 8
     addresses = struct.pack("!II", 0x0A000000 + source, 0x0A000000 + destination)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0) + addresses
     udp = struct.pack("!HHHH", 1000 + source % 50000, 2000, 8 + payload, 0)
     return mac(destination) + mac(source) + b"\x08\x00" + ip + udp + bytes(payload)
+
+
+def vxlan_frame(inner: bytes, vni: int, source: Station, destination: Station) -> bytes:
+    """A frame in VXLAN between two hosts, without a UDP checksum."""
+    payload = struct.pack("!II", 0x08000000, vni << 8) + inner
+    udp = struct.pack("!HHHH", 50000, VXLAN_PORT, 8 + len(payload), 0) + payload
+    addresses = socket.inet_aton(source.address) + socket.inet_aton(destination.address)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0) + addresses
+    total = sum(struct.unpack("!10H", ip))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip = ip[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + ip[12:]
+    macs = bytes.fromhex((destination.mac + source.mac).replace(":", ""))
+    return macs + b"\x08\x00" + ip + udp
 
 
 def write_pcap(file: Path, frames: Iterable[bytes]) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from bench.dpdk import Testpmd, guest_memory_mb, huge_pages
 from bench.frames import write_pcap
 from bench.ovs import PROGRAMS, wait_for
+from bench.tunnel_switches import TUNNEL_SWITCHES
 from bench.turns import pause, resume, turn
-from bench.vhost_cases import Case, Flows, Loop, Replay
+from bench.vhost_cases import Case, Flows, Loop, Replay, Tunneled
 from bench.vhost_switches import GROWTH_MB, OVS_DPDK, SWITCH_MB, SWITCHES, Switch
 from penstock.demo.hosts import Host
 
@@ -113,7 +114,8 @@ def _subject(case: Case, name: str) -> Iterator[Subject]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-vhost-")))
         host = stack.enter_context(Host("vhost"))
-        switch = stack.enter_context(SWITCHES[name](host, directory, worker_cpu))
+        starts = TUNNEL_SWITCHES if isinstance(case.traffic, Tunneled) else SWITCHES
+        switch = stack.enter_context(starts[name](host, directory, worker_cpu))
         guest, ports = stack.enter_context(_guest(case.traffic, switch, host, directory, guest_cpu))
         time.sleep(SETTLE_SECONDS)
         pause(host)
@@ -124,11 +126,13 @@ def _subject(case: Case, name: str) -> Iterator[Subject]:
 
 
 def _guest(
-    traffic: Loop | Replay | Flows, switch: Switch, host: Host, directory: Path, cpu: int
+    traffic: Loop | Replay | Flows | Tunneled, switch: Switch, host: Host, directory: Path, cpu: int
 ) -> AbstractContextManager[tuple[Testpmd, list[int]]]:
     """A guest at work, the switch having learned its addresses; and those of its ports at which to count."""
     if isinstance(traffic, Loop):
         return _loop(traffic, switch, host, cpu)
+    if isinstance(traffic, Tunneled):
+        return _tunneled(traffic, switch, host, directory, cpu)
     if isinstance(traffic, Flows):
         return _flows(traffic, switch, host, directory, cpu)
     return _replay(traffic, switch, host, directory, cpu)
@@ -153,6 +157,34 @@ def _flows(
         guest.ask("set record-core-cycles on")
         guest.ask("start")
         wait_for(lambda: guest.received()[2] > 0, "frames from guest to guest", 30)
+        yield guest, [2]
+
+
+@contextmanager
+def _tunneled(
+    traffic: Tunneled, switch: Switch, host: Host, directory: Path, cpu: int
+) -> Iterator[tuple[Testpmd, list[int]]]:
+    """A guest that is a VM at one port and the network at the other, and replays to one of them."""
+    forth, back = directory / "forth.pcap", directory / "back.pcap"
+    write_pcap(forth, traffic.forth())
+    write_pcap(back, traffic.back())
+    into, out = switch.sockets[::-1] if traffic.arriving else switch.sockets
+    devices = [
+        f"net_pcap0,rx_pcap={forth},infinite_rx=1",
+        f"net_virtio_user0,path={into},mac={MACS[0]}",
+        f"net_virtio_user1,path={out},mac={MACS[1]}",
+        "net_null0,no-rx=1",
+        f"net_pcap1,rx_pcap={back},infinite_rx=1",
+    ]
+    with Testpmd(host, cpu, devices, frames=traffic.frames + 1) as guest:
+        guest.ask("set portlist 4,2")
+        guest.ask("start")
+        wait_for(lambda: switch.learned() >= 1, "the destination's address in the FDB", 60)
+        guest.ask("stop")
+        guest.ask("set portlist 0,1,2,3")
+        guest.ask("set record-core-cycles on")
+        guest.ask("start")
+        wait_for(lambda: guest.received()[2] > 0, "frames from port to port", 30)
         yield guest, [2]
 
 

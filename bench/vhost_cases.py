@@ -18,7 +18,7 @@ from bench.flow_rules import (
     random_frames,
     victims_frames,
 )
-from bench.frames import udp_frame
+from bench.frames import Station, udp_frame, vxlan_frame
 
 RULES = 1000
 MAC_TABLE = 32768  # addresses that the switches may learn
@@ -74,6 +74,34 @@ class Flows:
         return self.traffic(self.frames)
 
 
+HERE, THERE = Station("02:99:00:00:00:01", "10.99.0.1"), Station("02:99:00:00:00:02", "10.99.0.2")
+UNDERLAY_BITS = 24
+VNI = 5001
+
+
+@dataclass(frozen=True)
+class Tunneled:
+    """One flow of a VM that leaves in a VXLAN tunnel, or comes by it (``arriving``); sizes are of the inner frame."""
+
+    frame_bytes: int
+    arriving: bool
+    frames: int = 1000
+    destinations: int = 1
+
+    def forth(self) -> Iterator[bytes]:
+        """What is replayed to the port of the VM or, arriving, of the NIC."""
+        return (self._frame(self.arriving) for _ in range(self.frames))
+
+    def back(self) -> Iterator[bytes]:
+        """One frame the other way, so that addresses are known."""
+        return iter([self._frame(not self.arriving)])
+
+    def _frame(self, arriving: bool) -> bytes:
+        if arriving:
+            return vxlan_frame(udp_frame(2, 1, self.frame_bytes), VNI, THERE, HERE)
+        return udp_frame(1, 2, self.frame_bytes)
+
+
 def _masks_24() -> list[str]:
     return [rule.text("output:2") for rule in many_masks(RULES)]
 
@@ -88,7 +116,7 @@ class Case:
 
     name: str
     title: str
-    traffic: Loop | Replay | Flows
+    traffic: Loop | Replay | Flows | Tunneled
     rules: bool = False  # Open vSwitch also with a rule for each in_port, in place of learning
     faster: float | None = None  # throughput at least; only where Penstock's worker is the limit
     cheaper: float | None = None  # busy cycles per packet at most
@@ -119,4 +147,6 @@ CASES = (
         like="victims",
         keeps=0.8,
     ),
+    Case("encapsulate", "128 B from a VM into VXLAN", Tunneled(124, arriving=False), cheaper=0.4),
+    Case("decapsulate", "128 B out of VXLAN to a VM", Tunneled(124, arriving=True), cheaper=0.4),
 )

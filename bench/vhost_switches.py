@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +77,8 @@ class Penstock:
 
 
 class OvsDpdk:
-    def __init__(self, ovs: OpenVSwitch, cpu: int) -> None:
-        self.sockets = (ovs.directory / PORTS[0], ovs.directory / PORTS[1])
+    def __init__(self, ovs: OpenVSwitch, cpu: int, ports: tuple[str, str] = PORTS) -> None:
+        self.sockets = (ovs.directory / ports[0], ovs.directory / ports[1])
         self._ovs = ovs
         self._worker = f"core_id {cpu}:"
 
@@ -129,13 +129,13 @@ def penstock(host: Host, directory: Path, cpu: int) -> Iterator[Switch]:
 @contextmanager
 def open_vswitch(host: Host, directory: Path, cpu: int) -> Iterator[Switch]:
     """Open vSwitch that learns: its NORMAL action, as it comes."""
-    yield OvsDpdk(_start_ovs(host, directory, cpu), cpu)
+    yield OvsDpdk(start_ovs(host, directory, cpu), cpu)
 
 
 @contextmanager
 def open_vswitch_rules(host: Host, directory: Path, cpu: int) -> Iterator[Switch]:
     """Open vSwitch with a rule for each port in place of learning."""
-    ovs = _start_ovs(host, directory, cpu)
+    ovs = start_ovs(host, directory, cpu)
     ovs.ofctl("del-flows")
     for source, destination in (PORTS, PORTS[::-1]):
         numbers = [ovs.vsctl("get", "interface", name, "ofport").strip() for name in (source, destination)]
@@ -143,7 +143,8 @@ def open_vswitch_rules(host: Host, directory: Path, cpu: int) -> Iterator[Switch
     yield OvsDpdk(ovs, cpu)
 
 
-def _start_ovs(host: Host, directory: Path, cpu: int) -> OpenVSwitch:
+def start_ovs(host: Host, directory: Path, cpu: int, ports: Sequence[str] = PORTS) -> OpenVSwitch:
+    """Open vSwitch with DPDK, one worker on a CPU, and bridge br0 with these vhost-user ports."""
     others = sum(1 << each for each in os.sched_getaffinity(0) if each != cpu)
     settings = {
         "dpdk-init": "true",
@@ -153,7 +154,7 @@ def _start_ovs(host: Host, directory: Path, cpu: int) -> OpenVSwitch:
         "dpdk-lcore-mask": f"{others:#x}",
     }
     ovs = OpenVSwitch(host, directory, OVS_DPDK, settings, bridge={"mac-table-size": str(MAC_TABLE)})
-    for name in PORTS:
+    for name in ports:
         ovs.add_port(name, "dpdkvhostuser")
     return ovs
 
