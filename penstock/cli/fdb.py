@@ -19,7 +19,9 @@ from penstock.switch.client import ControlClient
 @rundir_option
 @json_option
 def command(bridge: str, mac: str | None, port: str | None, vlan: int, rundir: Path, as_json: bool) -> None:
-    """List the FDB of BRIDGE: port, VLAN, MAC address, seconds since it last sent; or add a static address."""
+    """List the FDB of BRIDGE: port, VLAN, MAC address, seconds since it last sent, a tunnel's far end; or add a static
+    address.
+    """
     client = ControlClient(rundir)
     if mac is not None:
         if port is None:
@@ -31,7 +33,13 @@ def command(bridge: str, mac: str | None, port: str | None, vlan: int, rundir: P
         print_json(entries)
     else:
         rows = [
-            [entry["port"], entry["vlan"], entry["mac"], "static" if entry["static"] else f"{entry['age']:.0f}"]
+            [
+                entry["port"],
+                entry["vlan"],
+                entry["mac"],
+                "static" if entry["static"] else f"{entry['age']:.0f}",
+                entry["remote"],
+            ]
             for entry in entries
         ]
-        print_table(("port", "vlan", "mac", "age"), rows)
+        print_table(("port", "vlan", "mac", "age", "far end"), rows)

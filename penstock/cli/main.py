@@ -27,6 +27,7 @@ VERBS = {
     "flush": "penstock.cli.flush",
     "stats": "penstock.cli.stats",
     "drops": "penstock.cli.drops",
+    "tunnels": "penstock.cli.tunnels",
     "top": "penstock.cli.top",
     "capture": "penstock.cli.capture",
     "trace": "penstock.cli.trace",

@@ -6,12 +6,24 @@ packet-ins have one reader at a time. Expiring FDB entries is a compare-and-swap
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import numpy as np
 
 from penstock.datapath.drops import REASONS
-from penstock.datapath.fdb import ENTRY, FDB, FOREVER, PORT_MASK, SECOND_SHIFT, SLOTS, STATIC, fdb_expire
+from penstock.datapath.fdb import (
+    ENTRY,
+    FDB,
+    FOREVER,
+    PORT_MASK,
+    REMOTE_MASK,
+    REMOTE_SHIFT,
+    SECOND_SHIFT,
+    SLOTS,
+    STATIC,
+    fdb_expire,
+)
 from penstock.datapath.layout import (
     BRIDGE,
     COUNTERS,
@@ -26,9 +38,10 @@ from penstock.datapath.layout import (
     WORKER,
 )
 from penstock.datapath.pipeline.layout import CACHE_WAYS, EXEC
+from penstock.datapath.tunnel.layout import ADDRESS, ENDPOINT, TUNNEL
 from penstock.engine.frames import Captured, PacketIn, read_packet_ins, read_records
 from penstock.engine.results import FdbEntry
-from penstock.machine import full_fence, monotonic_ns, records
+from penstock.machine import full_fence, load64, monotonic_ns, records
 from penstock.memory import RECORD_RING, Arena, record_peek
 
 NO_PORT = -1
@@ -113,8 +126,21 @@ class ArenaReader:
             mac = key.to_bytes(8, "little")[:6].hex(":")
             port = names.get(value & PORT_MASK, "")
             age = max(0.0, now - (value >> SECOND_SHIFT))
-            entries.append(FdbEntry(mac, key >> 48, port, age, bool(value & STATIC)))
+            remote = self._remote(value & PORT_MASK, value >> REMOTE_SHIFT & REMOTE_MASK)
+            entries.append(FdbEntry(mac, key >> 48, port, age, bool(value & STATIC), remote))
         return sorted(entries, key=lambda entry: (entry.vlan, entry.mac))
+
+    def _remote(self, port: int, number: int) -> str:
+        """The address of a far end, by its number at a tunnel port; "" for 0."""
+        tunnel = int(self._ports[port]["tunnel"])
+        if not number or not tunnel:
+            return ""
+        ends = int(records(TUNNEL, tunnel)[0]["remotes"])
+        endpoint = int(load64(ends + 8 * number)) if ends else 0
+        if not endpoint:
+            return ""
+        raw = bytes(records(ENDPOINT, endpoint)[0]["asked"][ADDRESS:])
+        return str(ipaddress.ip_address(raw if any(raw[4:]) else raw[:4]))
 
     def flush_fdb(self, bridge: str, port: str | None = None) -> int:
         """Forget learned addresses, of one port or all; how many."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class FdbEntry:
-    """An address of a bridge's FDB: ``age`` in seconds since it was last seen."""
+    """An address of a bridge's FDB: ``age`` in seconds since it was last seen, ``remote`` the far end of a tunnel."""
 
     mac: str
     vlan: int
     port: str
     age: float
     static: bool
+    remote: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def verbs(control: Control) -> dict[str, Handler]:
         "flush": service.flush,
         "stats": service.stats,
         "drops": service.drops,
+        "tunnels": service.tunnels,
         "sample": service.sample,
         "reload": service.reload,
     }
@@ -105,6 +106,12 @@ class Verbs:
             for name, reasons in found.items()
             for reason, count in reasons.items()
         ]
+
+    async def tunnels(self, request: Request) -> list[dict[str, Any]]:
+        """Every far end of a tunnel port, or of all, and how it is reached."""
+        port = self._port(request) if request.get("port") is not None else None
+        rows = await self.control.link.call(lambda client: client.tunnels())
+        return [row for row in rows if port in (None, row["port"])]
 
     async def sample(self, _request: Request) -> dict[str, Any]:
         """All counters at one instant, for whoever works out rates from two of these."""

@@ -1,9 +1,9 @@
 """How far ends of tunnels are reached, followed as the kernel's routes and neighbours change.
 
 The host's addresses are on internal ports. A far end is resolved by asking the kernel for the route to it; if that
-leads over an internal port, the next hop's MAC address is in the kernel's neighbour table, and the endpoint gets a finished
-header. A next hop that does not answer any more makes its far ends UNRESOLVED; one that is merely forgotten does not.
-The engine's main thread only.
+leads over an internal port, the next hop's MAC address is in the kernel's neighbour table, and the endpoint gets a
+finished header. A next hop that does not answer any more makes its far ends UNRESOLVED; one that is merely forgotten
+does not. The engine's main thread only.
 """
 
 from __future__ import annotations
@@ -195,7 +195,8 @@ class Resolver:
 
     def _way(self, end: FarEnd) -> Way | None:
         try:
-            route = self._routes.route(end.remote, end.local, end.mark)
+            index = self._multicast_device(end.local) if end.remote.is_multicast else 0
+            route = self._routes.route(end.remote, end.local, end.mark, index)
         except OSError as error:
             end.trouble = f"no route to {end.remote}: {error.strerror}"
             return None
@@ -207,6 +208,11 @@ class Resolver:
         port, link = self._devices[route.index]
         mtu = min(route.mtu or link.mtu, link.mtu)
         return Way(port, link.mac, mtu, end.local or route.source, (route.index, route.next_hop))
+
+    def _multicast_device(self, local: IpAddress | None) -> int:
+        """The device with the local address, or the only one: groups need no route."""
+        with_it = [index for index, address in self._routes.addresses() if address == local and index in self._devices]
+        return with_it[0] if with_it else next(iter(self._devices)) if len(self._devices) == 1 else 0
 
     def _mac(self, way: Way, remote: IpAddress) -> bytes | None:
         if remote.is_multicast:

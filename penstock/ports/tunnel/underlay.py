@@ -278,13 +278,13 @@ class Underlay:
                 made[ends] = make_flood(arena, addresses)
                 port.blocks.append(made[ends])
             lists[vlan] = made.get(ends, 0)
-        for group in {end for ends in made for end in ends if end.is_multicast}:
-            self._join(port, group)
 
-    def _join(self, port: TunnelPort, group: IpAddress) -> None:
+    def _join(self, port: TunnelPort, end: FarEnd) -> None:
         """Have the host be a member of a multicast group, on the link that leads to it."""
-        end = port.ends[port.plan.local, group]
-        index = end.way.hop[0] if end.way is not None else 0
+        group = end.remote
+        if group in port.joined or end.way is None:
+            return
+        index = end.way.hop[0]
         kind = socket.AF_INET if group.version == 4 else socket.AF_INET6
         member = socket.socket(kind, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         port.groups.append(member)
@@ -297,7 +297,9 @@ class Underlay:
                 request = struct.pack("=16si", group.packed, index)
                 member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
         except OSError as error:
-            raise PortError(f"port '{port.plan.name}': cannot join the group {group}: {error.strerror}") from error
+            end.trouble = f"cannot join the group {group}: {error.strerror}"
+            LOG.warning("port '%s': %s", port.plan.name, end.trouble)
+        self._publish()
 
     # Far ends
 
@@ -421,7 +423,9 @@ class Underlay:
             return None
 
     def _give_back(self, end: FarEnd) -> None:
-        """Send the packets that waited for a far end; what finds no room in the ring is tried again."""
+        """A far end is ready: send the packets that waited for it; what finds no room in the ring is tried again."""
+        if end.remote.is_multicast:
+            self._join(self._ports[end.port], end)
         while end.waiting:
             record = end.waiting[0]
             if not self._answer(record, len(record) - ASK_BYTES):
