@@ -50,7 +50,7 @@ from penstock.datapath.pipeline.execute import begin
 from penstock.datapath.pipeline.layout import PROGRAM_OPERATIONS, exec_at, pipeline_at
 from penstock.datapath.pipeline.lookup import SEARCH
 from penstock.datapath.stages import reset_depth, run_burst
-from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, ask_at
+from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, TOO_BIG, ask_at
 from penstock.machine import (
     call1,
     call2,
@@ -219,7 +219,7 @@ def run_packet_out(worker):
 
 @kernel
 def run_answers(worker):
-    """Send the packets whose tunnel's far end has been found: how many."""
+    """Send the packets whose tunnel's far end has been found, and what the host says of others: how many."""
     w = worker_at(worker)
     ring = w.answers
     if ring == 0:
@@ -243,13 +243,16 @@ def run_answers(worker):
         p.remote = a.remote
         p.vid = a.vid
         port = port_at(w.ports + a.port * PORT_BYTES)
-        if port.state != PORT_FREE and port.egress == EGRESS_TUNNEL:
-            if a.length == 0:
+        if port.state != PORT_FREE:
+            if a.endpoint == TOO_BIG:
+                call4(w.parse, worker, a.port, w.burst, 1)
+                forward(worker, a.port, w.burst, 1)
+            elif a.length == 0:
                 drop(worker, a.port, TUNNEL_UNRESOLVED)  # it waited in vain
-            else:
+            elif port.egress == EGRESS_TUNNEL:
                 append(worker, a.port, packet)
-                call1(w.flush, worker)
-                reset_depth(worker)
+            call1(w.flush, worker)
+            reset_depth(worker)
         record_release(ring)
         done += 1
     return done

@@ -66,6 +66,7 @@ class Engine:
                 publish_arrivals=self.workers.publish_arrivals,
                 set_local=self.tables.set_local,
                 number_of=lambda name: self.ports[name].number,
+                beside=self._hosts_beside,
             )
         )
         self._region_fd = -1
@@ -223,6 +224,11 @@ class Engine:
         self._show_internal()
         port.start()
         return number
+
+    def _hosts_beside(self, name: str) -> list[int]:
+        """The numbers of the internal ports in the bridge of a port."""
+        bridge = self.ports[name].spec.bridge
+        return [each.number for each in self.ports.values() if each.port.is_host and each.spec.bridge == bridge]
 
     def _show_internal(self) -> None:
         """Tell the underlay what devices the host's own addresses may be on."""

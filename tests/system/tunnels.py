@@ -20,6 +20,7 @@ netdev = "nic"
 [bridge.under.port.host0]
 type = "internal"
 """
+FAR_MTU = 1370  # of hosts behind Open vSwitch: what fits into any tunnel
 HERE, THERE, HERE6, THERE6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
 
 
@@ -49,7 +50,9 @@ class Site:
     def captured(self, directory: Path) -> Iterator[Path]:
         """Capture what passes the link, as a pcap file that is whole after the block."""
         file = directory / "link.pcap"
-        process = self.far.start("tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-w", str(file), stderr=subprocess.PIPE)
+        process = self.far.start(
+            "tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-w", str(file), stderr=subprocess.PIPE
+        )
         assert process.stderr is not None
         while "listening" not in process.stderr.readline():
             pass
@@ -90,7 +93,7 @@ class FarSwitch:
         # Open vSwitch's user-space datapath and a kernel's unfinished checksums do not go together.
         for end, link in ((self._site.far, name), (host, "eth0")):
             end.run("ethtool", "-K", link, "tx", "off", "gso", "off", "tso", "off")
-            end.change(link, mtu=1400)
+            end.change(link, mtu=FAR_MTU)
         host.assign("eth0", *addresses)
         self.ovs.vsctl("add-port", "br0", name)
         return host

@@ -7,7 +7,7 @@ A far end that is not known (yet) is the main thread's to find: it is handed the
 from __future__ import annotations
 
 from penstock.datapath.clones import drop
-from penstock.datapath.drops import TUNNEL_UNRESOLVED
+from penstock.datapath.drops import MTU_EXCEEDED, TUNNEL_UNRESOLVED
 from penstock.datapath.fragments import copy_packet
 from penstock.datapath.hashmap import map_find, map_slot
 from penstock.datapath.layout import (
@@ -28,6 +28,8 @@ from penstock.datapath.tunnel.layout import (
     BY_VLAN,
     HEADER,
     REMOTE_BY_FLOW,
+    TOLD_MAX,
+    TOO_BIG,
     TUNNEL_LOCAL,
     WAITING,
     WAITING_MAX,
@@ -99,6 +101,20 @@ def hand_to_main(worker, number, endpoint, packet, length):
     store64(w.events + EVENTS_MAX * EVENT_BYTES_MAX, 1)
     sys_write(w.asks_fd, w.events + EVENTS_MAX * EVENT_BYTES_MAX, 8)
     return 1
+
+
+@kernel
+def tell_too_big(worker, number, packet, room):
+    """Have the main thread say to who sent it that a packet is longer than ``room`` bytes; it is dropped."""
+    p = packet_at(packet)
+    w = worker_at(worker)
+    if w.trace == 0:
+        vid = p.vid
+        length = p.head_len + p.tail_len
+        p.vid = room
+        hand_to_main(worker, number, TOO_BIG, packet, length if length < TOLD_MAX else TOLD_MAX)
+        p.vid = vid
+    return drop(worker, number, MTU_EXCEEDED)
 
 
 @kernel

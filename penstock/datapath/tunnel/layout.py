@@ -122,6 +122,8 @@ ASK = np.dtype(
     align=True,
 )
 ASK_TUNNEL, ASK_BYTES = offset(ASK, "tunnel"), ASK.itemsize
+TOO_BIG = -1  # in place of an endpoint: the packet was too long for its tunnel, and ``vid`` is what goes in
+TOLD_MAX = 1500  # bytes of such a packet
 
 tunnel_at = view(TUNNEL)
 endpoint_at = view(ENDPOINT)

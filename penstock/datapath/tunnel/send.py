@@ -14,7 +14,6 @@ from penstock.datapath.drops import (
     CANNOT_FINISH,
     HEADERS_TOO_LONG,
     INGRESS_DOWN,
-    MTU_EXCEEDED,
     NO_BUFFERS,
     PATCH_LOOP,
     PORT_DOWN,
@@ -46,7 +45,7 @@ from penstock.datapath.output import block
 from penstock.datapath.pipeline.layout import FRAG_DROP, pipeline_at
 from penstock.datapath.segments import header_length, make_segment, plan_segments
 from penstock.datapath.trace import ENCAPSULATED, REPLICATED, note
-from penstock.datapath.tunnel.find import ASKED_FOR, FLOODED, find_endpoints, wait_for_endpoint
+from penstock.datapath.tunnel.find import ASKED_FOR, FLOODED, find_endpoints, tell_too_big, wait_for_endpoint
 from penstock.datapath.tunnel.layout import (
     BY_VLAN,
     FLOOD_ENDPOINTS,
@@ -131,7 +130,7 @@ def send_segments(worker, number, tunnel, endpoint, packet, tun_id):
     e = endpoint_at(endpoint)
     longest = p.l4 if p.gso_type == GSO_UFO else header_length(packet)
     if longest + p.gso_size > e.room:
-        return drop(worker, number, MTU_EXCEEDED)
+        return tell_too_big(worker, number, packet, e.room)
     most = (p.head_len + p.tail_len) // p.gso_size + 1
     if most > CUT_MAX:
         return drop(worker, number, CANNOT_FINISH)
@@ -191,7 +190,7 @@ def send_one(worker, number, tunnel, endpoint, packet, tun_id):
         return send_segments(worker, number, tunnel, endpoint, packet, tun_id)
     size = p.head_len + p.tail_len
     if size > e.room:
-        return drop(worker, number, MTU_EXCEEDED)
+        return tell_too_big(worker, number, packet, e.room)
     if p.flags & FLAG_CSUM_PARTIAL != 0 and finish(packet) == 0:
         return drop(worker, number, CANNOT_FINISH)
     if w.trace != 0:

@@ -60,8 +60,8 @@ Key24 = Annotated[int, Interval(ge=0, le=VNI_MAX)]
 
 _REMOTE = Doc("Address of the far end; `flow`: each packet's flow says it, as `tun_dst` or `tun_ipv6_dst`.")
 _LOCAL = Doc(
-    "Address of this end, which packets must come to. Not given, the route tells it and packets may come to any address "
-    "of the host; `flow`: each packet's flow may say it, as `tun_src` or `tun_ipv6_src`."
+    "Address of this end, which packets must come to. Not given, the route tells it and packets may come to any of the "
+    "host's; `flow`: each packet's flow may say it, as `tun_src` or `tun_ipv6_src`."
 )
 _KEY = Doc("Key (VNI) of packets in both directions; `flow`: `tun_id` has it, and any comes in.")
 _IN_KEY = Doc("Key that packets must come with, where it differs from `key`.")

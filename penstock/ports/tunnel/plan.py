@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -66,17 +67,18 @@ class TunnelPlan:
 
     @property
     def arrival_class(self) -> int:
-        """By what arriving packets are told to be for it."""
+        """By what arriving packets are told to be for it. What is sent to a group comes to no local address."""
+        grouped = any(ipaddress.ip_address(text.rpartition("@")[2]).is_multicast for text in self.floods)
         return (
             (BY_KEY if self.in_key is not None or self.vnis else 0)
             | (BY_REMOTE if self.remote is not None else 0)
-            | (BY_LOCAL if self.local is not None else 0)
+            | (BY_LOCAL if self.local is not None and not grouped else 0)
         )
 
     def arrivals(self, service: int) -> Iterator[tuple[int, int]]:
         """Keys in the map of arrivals, with the VLAN of each."""
         keys = [(vni, vlan) for vlan, vni in self.vnis.items()] or [(self.in_key or 0, 0)]
         kind = self.arrival_class
-        words = (*address_words(self.remote), *address_words(self.local))
+        words = (*address_words(self.remote), *address_words(self.local if kind & BY_LOCAL else None))
         for key, vlan in keys:
             yield arrival_key.py_func(kind | 8, service, key, *words), vlan

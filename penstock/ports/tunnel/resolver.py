@@ -94,9 +94,16 @@ class Resolver:
         """The host's addresses on internal ports."""
         return [address for index, address in self._routes.addresses() if index in self._devices]
 
-    def index_of(self, port: int) -> int:
-        """The device's index of an internal port; 0 when it has none here."""
-        return next((index for index, (number, _link) in self._devices.items() if number == port), 0)
+    def host_of(self, ports: Collection[int], version: int) -> tuple[int, IpAddress, bytes] | None:
+        """Number, address and MAC address of an internal port of these that has an address of an IP version."""
+        found = [
+            (address.is_link_local, number, address, bytes.fromhex(link.mac.replace(":", "")))
+            for index, address in self._routes.addresses()
+            if address.version == version and index in self._devices
+            for number, link in (self._devices[index],)
+            if number in ports
+        ]
+        return min(found, key=lambda each: each[:2])[1:] if found else None
 
     # Far ends
 

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from penstock.datapath.tunnel.layout import (
     CLASSES_MAX,
     NO_VNI,
     SERVICES_MAX,
+    TOO_BIG,
     TUNNEL,
     VALID,
     VLAN_SHIFT,
@@ -41,6 +43,7 @@ from penstock.memory import Arena, record_commit, record_peek, record_release, r
 from penstock.packet.fields import BY_NAME, TUNNEL_AT
 from penstock.ports.base import PortError
 from penstock.ports.loop import Loop
+from penstock.ports.tunnel import too_big
 from penstock.ports.tunnel.memory import (
     Endpoints,
     GrowingMap,
@@ -59,6 +62,7 @@ FAR_ENDS_MAX = 1 << 16
 REFRESH_SECONDS = 1.0
 ANSWER_AGAIN_SECONDS = 0.005
 READ_MAX = 1024
+TOLD_IN_A_SECOND, TOLD_AT_ONCE = 100, 50  # answers to packets that are too big
 ENDS = [(BY_NAME[name].offset - TUNNEL_AT, BY_NAME[name].size) for name in ("tun_src", "tun_dst")]
 ENDS6 = [(BY_NAME[name].offset - TUNNEL_AT, BY_NAME[name].size) for name in ("tun_ipv6_src", "tun_ipv6_dst")]
 _ASK_HEAD = struct.Struct("=iiqiiq")
@@ -79,6 +83,7 @@ class UnderlayContext:
     publish_arrivals: Callable[[int], None]
     set_local: Callable[[int, bool], None]  # whether what leaves by an internal port may end a tunnel
     number_of: Callable[[str], int]
+    beside: Callable[[str], Sequence[int]]  # numbers of the internal ports in the bridge of a port
 
 
 @dataclass
@@ -114,6 +119,7 @@ class Underlay:
         self._arrivals = 0
         self._locals: list[IpAddress] = []
         self._unsent: list[FarEnd] = []
+        self._tokens, self._told = 0.0, 0.0
 
     def close(self) -> None:
         """Let go of the kernel's notifications."""
@@ -388,11 +394,14 @@ class Underlay:
     def _take(self, record: bytes) -> None:
         number, length, endpoint, *_rest = _ASK_HEAD.unpack_from(record)
         end = self._by_endpoint.get(endpoint)
-        if endpoint:
+        if endpoint and endpoint != TOO_BIG:
             end_waiting(endpoint, 1)
         port = next((each for name, each in self._ports.items() if self._context.number_of(name) == number), None)
         if port is None:
             return  # it was removed meanwhile
+        if endpoint == TOO_BIG:
+            self._tell_too_big(port, record)
+            return
         if end is None and not endpoint:
             end = self._asked_end(port, record, arrived=not length)
         if not length:
@@ -403,6 +412,24 @@ class Underlay:
             self._give_back(end)
         elif end is None or not self._resolver.hold(end, record):
             self._answer(record[:ASK_BYTES], 0)
+
+    def _tell_too_big(self, port: TunnelPort, record: bytes) -> None:
+        """Answer a packet that was too long, if the overlay's bridge has an address of the host for that."""
+        assert self._resolver is not None
+        now = time.monotonic()
+        self._tokens = min(TOLD_AT_ONCE, self._tokens + (now - self._told) * TOLD_IN_A_SECOND)
+        self._told = now
+        frame = record[ASK_BYTES:]
+        version = too_big.family_of(frame)
+        host = self._resolver.host_of(self._context.beside(port.plan.name), version) if version else None
+        if host is None or self._tokens < 1:
+            return
+        self._tokens -= 1
+        number, address, mac = host
+        room = _ASK_HEAD.unpack_from(record)[4]
+        said = too_big.answer(frame, room - too_big.ETHERNET, address, mac)
+        head = _ASK_HEAD.pack(number, len(said), TOO_BIG, 0, 0, 0)
+        self._answer(head + bytes(ASK_BYTES - len(head)) + said, len(said))
 
     def _asked_end(self, port: TunnelPort, record: bytes, *, arrived: bool) -> FarEnd | None:
         """The far end that a packet's key names, or that it came from."""
