@@ -176,6 +176,9 @@ class FakeEngine:
     def driver_stats(self) -> dict[str, dict[str, int]]:
         return {name: {"kernel_dropped": 3} for name in self.kept_ports}
 
+    def tunnels(self) -> list[dict[str, Any]]:
+        return []
+
     def drops(self) -> dict[str, dict[str, int]]:
         return {name: {"mtu_exceeded": 2} for name in list(self.kept_ports)[:1]}
 

@@ -163,10 +163,14 @@ class Underlay:
         row["local"] = np.frombuffer(address_bytes(plan.local), np.uint8)
         if plan.local is not None and plan.local.version == 4:
             row["local4"] = int.from_bytes(plan.local.packed, "little")
-        if plan.remote is not None:
-            row["endpoint"] = self._far_end(port, plan.local, plan.remote).endpoint
-        if plan.vnis:
-            self._fill_vlans(port)
+        try:
+            if plan.remote is not None:
+                row["endpoint"] = self._far_end(port, plan.local, plan.remote).endpoint
+            if plan.vnis:
+                self._fill_vlans(port)
+        except BaseException:
+            self.remove(plan.name)
+            raise
         return address
 
     def begin(self, name: str) -> None:
@@ -273,8 +277,8 @@ class Underlay:
         everywhere: list[IpAddress] = []
         by_vni: dict[int, list[IpAddress]] = {}
         for text in port.plan.floods:
-            vni, _at, address = text.rpartition("@")
-            (by_vni.setdefault(int(vni), []) if vni else everywhere).append(ipaddress.ip_address(address))
+            only, _at, address = text.rpartition("@")
+            (by_vni.setdefault(int(only), []) if only else everywhere).append(ipaddress.ip_address(address))
         made: dict[tuple[IpAddress, ...], int] = {}
         lists = records(np.dtype(np.int64), floods, VLANS)
         for vlan, vni in port.plan.vnis.items():
@@ -436,10 +440,12 @@ class Underlay:
         key = record[_ASK_TUNNEL:]
         fours = [key[at : at + size] for at, size in ENDS]
         sixes = [key[at : at + size] for at, size in ENDS6]
-        local, remote = (ipaddress.ip_address(each) for each in (fours if any(fours[0] + fours[1]) else sixes))
+        first, second = (ipaddress.ip_address(each) for each in (fours if any(fours[0] + fours[1]) else sixes))
+        local: IpAddress | None = first
+        remote: IpAddress = second
         if arrived:
-            local, remote = port.plan.local, local
-        elif not int(local):
+            local, remote = port.plan.local, first
+        elif not int(first):
             local = port.plan.local
         if local is not None and local.version != remote.version:
             return None
