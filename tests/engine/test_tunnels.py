@@ -20,6 +20,7 @@ from penstock.engine.warm import warm
 from penstock.ports.dummy import Frame
 from penstock.ports.spec import BridgeSpec, PortSpec
 from tests.engine.support import add_dummy, counters, drops, mac, send, sent, wait_until
+from tests.naive.packet_checksum import checksum, ones_sum
 from tests.naive.packet_frames import frames
 from tests.naive.tunnel import Arrived, Form, Link, Tunnel, arrive, encapsulate
 
@@ -324,6 +325,101 @@ def test_large_segments_are_cut_before_they_are_encapsulated(site: Site) -> None
     small = Frame(large.data, 34, 16, 1500, GSO_TCPV4, FLAG_CSUM_PARTIAL)
     assert site.through(small) == []
     assert site.dropped("tun") == {"mtu_exceeded": 1}
+
+
+@pytest.fixture
+def routed(site: Site) -> Iterator[Site]:
+    """With far ends in 10.20.0.0/16, all behind one next hop."""
+    site.host.netlink.route("add", dst="10.20.0.0/16", gateway="10.0.0.2")
+    yield site
+    site.host.netlink.route("del", dst="10.20.0.0/16", gateway="10.0.0.2")
+
+
+def many(count: int) -> list[str]:
+    return [str(ipaddress.ip_address("10.20.0.1") + number) for number in range(count)]
+
+
+def destinations(outer: list[bytes]) -> list[str]:
+    return [str(ipaddress.ip_address(each[30:34])) for each in outer]
+
+
+def test_a_flood_may_need_more_copies_than_there_are_buffers(routed: Site) -> None:
+    """2,500 far ends and 1,024 buffers for copies: what is flooded goes to all of them, in turn."""
+    site = routed
+    ends = many(2500)
+    site.add("over", "tun", "vxlan", vnis=["0=77"], remotes=ends)
+    broadcast = b"\xff" * 6
+    found = site.through(plain(destination=broadcast), plain(120, destination=broadcast))
+    assert sorted(destinations(found)) == sorted(ends * 2)
+    assert all(int.from_bytes(each[46:49], "big") == 77 for each in found)
+    assert {len(each) for each in found} == {150, 170}
+    assert site.dropped("tun") == {}
+
+
+def test_large_segments_are_flooded_too(routed: Site) -> None:
+    site = routed
+    ends = many(60)
+    site.add("over", "tun", "vxlan", vnis=["0=77"], remotes=ends)
+    ip = b"\x45\0" + (20_040).to_bytes(2, "big") + b"\0\x07\x40\0\x40\x06\0\0" + bytes([10, 1, 0, 1, 10, 1, 0, 2])
+    tcp = bytes(12) + b"\x50\x18\x10\0" + bytes(4)
+    large = Frame(b"\xff" * 6 + VM + b"\x08\x00" + ip + tcp + bytes(20_000), 34, 16, 1000, GSO_TCPV4, FLAG_CSUM_PARTIAL)
+    found = site.through(large, large)
+    assert sorted(destinations(found)) == sorted(ends * 40)
+    assert site.dropped("tun") == {}
+
+
+def test_networks_by_vlan_learn_far_ends(site: Site) -> None:
+    """VNIs of a list: flooded to the far ends of each, then sent where the address was learned; new ones are found."""
+    site.add("over", "tun", "vxlan", vnis=["10-12=5010", "0=4"], remotes=["5010@10.0.0.2", "5011@10.0.0.3", "10.0.0.2"])
+    tag = b"\x81\x00\x00\x0b"
+    inner = PEER + VM + tag + plain()[12:]
+    found = site.through(inner)
+    assert destinations(found) == ["10.0.0.2", "10.0.0.3"]
+    assert {each[46:49] for each in found} == {(5011).to_bytes(3, "big")}
+    assert {each[50:] for each in found} == {PEER + VM + plain()[12:]}
+    back = VM + PEER + plain()[12:]
+    (came,) = site.arrive(encapsulate(back, site.back(ELSEWHERE), Form(key=5011)))
+    assert came == VM + PEER + tag + plain()[12:]
+    assert destinations(site.through(inner)) == ["10.0.0.3"]
+    # The same address elsewhere, in another VLAN: both are kept apart.
+    assert destinations(site.through(PEER + VM + b"\x81\x00\x00\x0a" + plain()[12:])) == ["10.0.0.2"]
+    # It moves to a far end that nobody told of.
+    moved = ipaddress.ip_address("10.0.0.2")
+    site.arrive(encapsulate(back, site.back(moved), Form(key=5011)))
+    assert destinations(site.through(inner)) == ["10.0.0.2"]
+    assert site.through(PEER + VM + b"\x81\x00\x00\x0d" + plain()[12:]) == []
+    assert site.arrive(encapsulate(back, site.back(), Form(key=5013))) == []
+    assert site.dropped("host0")["tunnel_unknown"] >= 1
+
+
+def test_a_far_end_that_nobody_told_of_is_learned(routed: Site) -> None:
+    site = routed
+    site.add("over", "tun", "vxlan", vnis=["0=4"], remotes=["10.0.0.2"])
+    outer = encapsulate(VM + PEER + plain()[12:], site.back(ipaddress.ip_address("10.20.0.9")), Form(key=4))
+    site.arrive(outer)
+    site.turn()
+    site.arrive(outer)
+    assert destinations(site.through(plain())) == ["10.20.0.9"]
+
+
+def test_partial_checksums_are_finished_before(site: Site) -> None:
+    site.add("over", "tun", "vxlan", remote_ip="10.0.0.2")
+    inner = bytearray(plain(300))
+    inner[40:42] = ones_sum(bytes(inner[26:34]) + b"\0\x11" + (300 - 34).to_bytes(2, "big")).to_bytes(2, "big")
+    (outer,) = site.through(Frame(bytes(inner), 34, 6, flags=FLAG_CSUM_PARTIAL))
+    udp = outer[50 + 34 :]
+    assert checksum(outer[50 + 26 : 50 + 34] + b"\0\x11" + len(udp).to_bytes(2, "big") + udp) == 0
+
+
+def test_the_kernels_large_packets_are_unpacked_whole(site: Site) -> None:
+    """What the kernel hands over uncut, with the offloads of the packet inside."""
+    site.add("over", "tun", "vxlan", remote_ip="10.0.0.2", key=3)
+    ip = b"\x45\0" + (20_040).to_bytes(2, "big") + b"\0\x07\x40\0\x40\x06\0\0" + bytes([10, 1, 0, 1, 10, 1, 0, 2])
+    large = VM + PEER + b"\x08\x00" + ip + bytes(12) + b"\x50\x18\x10\0" + bytes(4) + bytes(20_000)
+    outer = Frame(encapsulate(large, site.back(), Form(key=3)), 84, 16, 1000, GSO_TCPV4, FLAG_CSUM_PARTIAL)
+    found = site.arrive(outer)
+    assert [len(each) for each in found] == [1054] * 20
+    assert counters(site.engine, "tun")["rx_packets"] == 1
 
 
 def test_what_is_too_long_is_dropped_and_counted(site: Site) -> None:
