@@ -1,4 +1,4 @@
-"""What the benchmarks take from DPDK: huge pages for a while, and dpdk-testpmd as a real virtio guest.
+"""What the benchmarks take from DPDK: dpdk-testpmd as a real virtio guest.
 
 A guest is one dpdk-testpmd process on one CPU, spoken to by its prompt on a pseudo-terminal, as a person would.
 """
@@ -11,57 +11,21 @@ import re
 import select
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from penstock.demo.hosts import Host
 
-HUGE_PAGE_MB = 2
-SPARE_MB = 512  # what the machine keeps for everything else
 MBUF_BYTES = 2432  # testpmd's default buffer, with its headers
 MBUFS = 16384
-_PAGES = Path("/proc/sys/vm/nr_hugepages")
 _PROMPT = b"testpmd> "
 _RECEIVED = re.compile(r"NIC statistics for port (\d+) .*?Rx-pps:\s+(\d+)", re.DOTALL)
 _CYCLES = re.compile(r"CPU cycles/packet=([\d.]+)")
 
 
 class DpdkError(Exception):
-    """Huge pages or a guest cannot be had; the text says why."""
-
-
-def _memory(name: str) -> int:
-    """A figure of /proc/meminfo: kB, or pages."""
-    found = re.search(rf"^{name}:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    if found is None:
-        raise DpdkError(f"/proc/meminfo has no {name}: this kernel has no huge pages")
-    return int(found[1])
-
-
-@contextmanager
-def huge_pages(megabytes: int) -> Iterator[None]:
-    """See that so many MB of huge pages are free; afterwards their number is what it was. Raises DpdkError."""
-    before = int(_PAGES.read_text())
-    missing = max(0, -(-megabytes // HUGE_PAGE_MB) - _memory("HugePages_Free"))
-    available = _memory("MemAvailable") // 1024
-    if missing * HUGE_PAGE_MB + SPARE_MB > available:
-        raise DpdkError(
-            f"{megabytes} MB of huge pages are needed beside {SPARE_MB} MB for the rest: "
-            f"{available} MB of memory are available"
-        )
-    try:
-        _PAGES.write_text(str(before + missing))
-        free = _memory("HugePages_Free") * HUGE_PAGE_MB
-        if free < megabytes:
-            raise DpdkError(
-                f"{free} MB of huge pages are free, {megabytes} MB are needed: "
-                "memory is fragmented, or another program took them at once"
-            )
-        yield
-    finally:
-        _PAGES.write_text(str(before))
+    """A guest cannot be had; the text says why."""
 
 
 class Testpmd:

@@ -20,12 +20,12 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.dpdk import huge_pages
 from bench.outcome import Outcome, Spread, ratios, spread
-from bench.ovs import wait_for
-from bench.turns import pause, resume, turn
-from bench.vhost_switches import GROWTH_MB, SWITCH_MB, SWITCHES, Switch
+from bench.vhost_switches import SWITCHES, Switch
 from penstock.demo.hosts import Host
+from penstock.peers.huge_pages import huge_pages
+from penstock.peers.ovs import GROWTH_MB, SWITCH_MB, wait_for
+from penstock.peers.turns import pause, resume, turn
 
 SUBJECTS = ("penstock", "open vswitch")
 LATENCY_MAX = 20.0  # microseconds, the median of Penstock's lone frames

@@ -21,6 +21,7 @@ from bench.dpdk import DpdkError
 from bench.outcome import Outcome
 from bench.vhost_cases import CASES
 from bench.vhost_switches import SWITCHES
+from penstock.peers.huge_pages import HugePageError
 
 DPDK_ROUNDS, ROUNDS = 25, 5  # turns cost no start, so many short ones
 DPDK_SECONDS, GUESTS_SECONDS, TCP_SECONDS = 0.3, 1.0, 3.0
@@ -80,7 +81,7 @@ def main() -> int:
     log = Console(stderr=True)
     try:
         outcomes = {name: each.run(options, lambda text: log.print(text, style="dim")) for name, each in chosen.items()}
-    except DpdkError as error:
+    except (DpdkError, HugePageError) as error:
         print(f"bench.peers {options.what}: {error}", file=sys.stderr)
         return 2
     unmet = [sentence for outcome in outcomes.values() for sentence in outcome.unmet]

@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.table import Table
 
 from bench.outcome import Outcome, ratios, spread
-from bench.ovs import PROGRAMS, OpenVSwitch, wait_for
 from penstock.demo.hosts import Host, cable
 from penstock.demo.launch import RunningSwitch
+from penstock.peers.ovs import PROGRAMS, OpenVSwitch, wait_for
 
 SERVER = "10.77.0.2"
 CONFIG = """

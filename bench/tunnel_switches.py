@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench.vhost_cases import HERE, THERE, UNDERLAY_BITS, VNI
-from bench.vhost_switches import OvsDpdk, Penstock, Switch, start_ovs
+from bench.vhost_switches import OvsDpdk, Penstock, Switch
 from penstock.demo.hosts import Host
 from penstock.demo.launch import RunningSwitch
+from penstock.peers.ovs import start_dpdk
 
 UNDERLAY, NIC, VM = "under", "nic", "vm1"
 
@@ -47,7 +48,7 @@ key = {VNI}
 @contextmanager
 def open_vswitch(host: Host, directory: Path, cpu: int) -> Iterator[Switch]:
     """Open vSwitch with its native tunnels."""
-    ovs = start_ovs(host, directory, cpu, ports=())
+    ovs = start_dpdk(host, directory, cpu)
     ovs.add_port(VM, "dpdkvhostuser")
     ovs.vsctl(
         *("add-br", UNDERLAY, "--", "set", "bridge", UNDERLAY, "datapath_type=netdev"),

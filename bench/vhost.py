@@ -15,14 +15,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.dpdk import Testpmd, guest_memory_mb, huge_pages
+from bench.dpdk import Testpmd, guest_memory_mb
 from bench.frames import write_pcap
-from bench.ovs import PROGRAMS, wait_for
 from bench.tunnel_switches import TUNNEL_SWITCHES
-from bench.turns import pause, resume, turn
 from bench.vhost_cases import Case, Flows, Loop, Replay, Tunneled
-from bench.vhost_switches import GROWTH_MB, OVS_DPDK, SWITCH_MB, SWITCHES, Switch
+from bench.vhost_switches import SWITCHES, Switch
 from penstock.demo.hosts import Host
+from penstock.peers.huge_pages import huge_pages
+from penstock.peers.ovs import GROWTH_MB, OVS_DPDK, PROGRAMS, SWITCH_MB, wait_for
+from penstock.peers.turns import pause, resume, turn
 
 NEEDED = ("dpdk-testpmd", OVS_DPDK, *PROGRAMS)
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")

@@ -40,6 +40,7 @@ VERBS = {
     "receive": "penstock.cli.receive",
     "doctor": "penstock.cli.doctor",
     "compile": "penstock.cli.compile",
+    "bench": "penstock.reference.command",
 }
 
 

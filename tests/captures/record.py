@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.ovs import OpenVSwitch
 from penstock.demo.hosts import Host
+from penstock.peers.ovs import OpenVSwitch
 
 HERE = Path(__file__).parent
 TARGET = "tcp:127.0.0.1:6653"

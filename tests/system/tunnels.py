@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.ovs import OpenVSwitch
 from penstock.demo.hosts import Host, cable
+from penstock.peers.ovs import OpenVSwitch
 from tests.system.lab import Lab
 
 UNDERLAY = """

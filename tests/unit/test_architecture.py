@@ -34,6 +34,8 @@ RANKS = {
     "observe": 8,
     "cli": 9,
     "demo": 10,
+    "peers": 11,
+    "reference": 12,
 }
 ENTRY_RANK = RANKS["cli"]
 

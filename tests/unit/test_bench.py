@@ -9,12 +9,12 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import rdpcap
 
-from bench.dpdk import DpdkError, huge_pages
 from bench.frames import write_pcap
 from bench.outcome import Spread, ratios
 from bench.vhost import Sample
 from bench.vhost_cases import MAC_TABLE, Case, Loop, Replay
 from bench.vhost_report import by_switch, unmet
+from penstock.peers.huge_pages import HugePageError, huge_pages
 
 
 def samples(mpps: float, cycles: float, load: float = 0.99) -> list[Sample]:
@@ -73,6 +73,6 @@ def test_huge_pages_that_memory_has_no_room_for_are_refused() -> None:
     if not pages.exists():
         pytest.skip("this kernel has no huge pages")
     before = pages.read_text()
-    with pytest.raises(DpdkError, match="1000000000 MB of huge pages are needed"), huge_pages(1_000_000_000):
+    with pytest.raises(HugePageError, match="1000000000 MB of huge pages are needed"), huge_pages(1_000_000_000):
         pass
     assert pages.read_text() == before

@@ -142,7 +142,8 @@ class VxlanOptions:
         tuple[Annotated[str, Predicate(is_far_end)], ...],
         Doc(
             "With `vnis`: where frames go that are flooded, one copy to each: `10.0.0.2` for all VNIs, `5010@10.0.0.2` "
-            "for one. A multicast address is a group, which the host joins."
+            "for one. A multicast address is a group, which the host joins. Where `remote_ip` is `flow`: far ends that "
+            "are resolved ahead, so that no packet waits."
         ),
     ] = ()
 
@@ -151,8 +152,10 @@ class VxlanOptions:
             raise ValueError("remote_ip is missing: must be an address or flow, or vnis must be given")
         if self.vnis and (self.remote_ip is not None or self.key is not None):
             raise ValueError("vnis is wrong: not together with remote_ip or key, which it stands for")
-        if self.remotes and not self.vnis:
-            raise ValueError("remotes is wrong: only with vnis")
+        if self.remotes and not self.vnis and self.remote_ip != "flow":
+            raise ValueError("remotes is wrong: only with vnis, or where remote_ip is flow")
+        if not self.vnis and any("@" in text for text in self.remotes):
+            raise ValueError("remotes is wrong: VNI@ADDRESS only with vnis")
         vlans = [vlan for text in self.vnis for vlan in mapped(text)]
         vnis = [vni for text in self.vnis for vni in mapped(text).values()]
         for what, numbers in (("VLAN", vlans), ("VNI", vnis)):

@@ -168,6 +168,8 @@ class Underlay:
                 row["endpoint"] = self._far_end(port, plan.local, plan.remote).endpoint
             if plan.vnis:
                 self._fill_vlans(port)
+            elif plan.floods:
+                self._far_ends(port, [ipaddress.ip_address(text) for text in plan.floods])
         except BaseException:
             self.remove(plan.name)
             raise
@@ -336,6 +338,11 @@ class Underlay:
             port.maps[1].put(endpoint_key6.py_func(asked, asked + ADDRESS), endpoint)
         self._resolver.add([end])
         return end
+
+    def _far_ends(self, port: TunnelPort, remotes: Sequence[IpAddress]) -> None:
+        """Far ends that are known ahead."""
+        for remote in remotes:
+            self._far_end(port, port.plan.local, remote)
 
     def _forget(self, end: FarEnd) -> None:
         assert self._resolver is not None

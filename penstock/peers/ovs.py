@@ -1,4 +1,4 @@
-"""Open vSwitch for the benchmarks: a database and a switch of its own, started in a directory, no service touched."""
+"""Open vSwitch as a peer: a database and a switch of its own, started in a directory, no service touched."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from penstock.demo.hosts import Host
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "nsenter", "setpriv")
+
+
+OVS_DPDK = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+SWITCH_MB = 512  # huge pages for a switch's own memory
+GROWTH_MB = 512  # what it takes besides when it can
 
 
 class OvsError(Exception):
@@ -76,6 +81,19 @@ class OpenVSwitch:
             said = (self.directory / "log").read_text().splitlines()[-10:]
             raise OvsError("\n".join([f"{' '.join(command)} failed: {done.stderr.strip()}; Open vSwitch said:", *said]))
         return done.stdout
+
+
+def start_dpdk(host: Host, directory: Path, cpu: int, bridge: Mapping[str, str] | None = None) -> OpenVSwitch:
+    """Open vSwitch with DPDK, with one worker on a CPU and the rest on the others; needs huge pages."""
+    others = sum(1 << each for each in os.sched_getaffinity(0) if each != cpu)
+    settings = {
+        "dpdk-init": "true",
+        "dpdk-socket-mem": str(SWITCH_MB),
+        "dpdk-extra": "--in-memory --no-pci",
+        "pmd-cpu-mask": f"{1 << cpu:#x}",
+        "dpdk-lcore-mask": f"{others:#x}",
+    }
+    return OpenVSwitch(host, directory, OVS_DPDK, settings, bridge)
 
 
 def _set(table: str, record: str, settings: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,98 @@
+"""The scale, and what it means: who is where, the flow entries that say so, and the frames that VMs send.
+
+Every VM is in a network (VNI) of its own. MAC addresses are spread over all networks, those of the VMs having up to a
+thousand each, and over all far ends, which are reached by one router. The bridge of the VMs has three tables: by port
+to VNI, an entry for each VNI, and an entry for each MAC address in its VNI, which sends to the far end or to a VM.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+VMS_MAX = 6
+FLOWS_MAX = 1000
+TUNNEL, FIRST_VM = 1, 11  # OpenFlow numbers
+HERE, ROUTER = "10.99.0.1", "10.99.0.254"
+HERE_MAC, ROUTER_MAC = "02:99:00:00:00:01", "02:99:00:00:00:fe"
+UNDERLAY_BITS = 24
+FAR_NETWORK = "100.64.0.0/16"
+MTU = 1600  # of the underlay: a whole frame and its tunnel
+FCS, GAP = 4, 20  # bytes of a frame on the wire that memory does not have; preamble and gap between frames
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many of each."""
+
+    tunnels: int
+    vnis: int
+    macs: int
+
+    def vni(self, vm: int) -> int:
+        """The network of a VM; when there are fewer networks than VMs, they share."""
+        return 1 + vm * (self.vnis // VMS_MAX) % self.vnis
+
+    def far_end(self, number: int) -> str:
+        """The address of a far end."""
+        return str(ipaddress.ip_network(FAR_NETWORK)[1 + number % self.tunnels])
+
+    def stations(self) -> Iterator[tuple[int, bytes, int]]:
+        """Every MAC address behind a far end: its VNI, the address, the number of the far end."""
+        of_vms = min(self.macs, VMS_MAX * FLOWS_MAX)
+        for number in range(self.macs):
+            if number < of_vms:
+                vni = self.vni(number % VMS_MAX)
+            else:
+                vni = 1 + number * 7919 % self.vnis
+            yield vni, mac(number), number
+
+    def entries(self) -> Iterator[str]:
+        """The flow entries of the VMs' bridge."""
+        yield f"table=0,in_port={TUNNEL},actions=resubmit(,1)"
+        for vm in range(VMS_MAX):
+            yield f"table=0,in_port={FIRST_VM + vm},actions=set_field:{self.vni(vm)}->tun_id,resubmit(,1)"
+            yield f"table=2,tun_id={self.vni(vm)},dl_dst={text(vm_mac(vm))},actions=output:{FIRST_VM + vm}"
+        for vni in range(1, self.vnis + 1):
+            yield f"table=1,tun_id={vni},actions=load:{vni}->NXM_NX_REG0[],resubmit(,2)"
+        for vni, address, number in self.stations():
+            end = self.far_end(number)
+            yield f"table=2,tun_id={vni},dl_dst={text(address)},actions=set_field:{end}->tun_dst,output:{TUNNEL}"
+
+    def frames(self, vm: int, flows: int, size: int) -> list[bytes]:
+        """Frames of ``size`` bytes on the wire, each to another station of the VM's network as far as there are any."""
+        here = [station for station in range(min(self.macs, VMS_MAX * FLOWS_MAX)) if station % VMS_MAX == vm]
+        here = here or [0]
+        return [udp_frame(vm_mac(vm), mac(here[flow % len(here)]), 1000 + flow, size - FCS) for flow in range(flows)]
+
+
+REFERENCE = Scale(10_667, 350_000, 15_000)
+ONE = Scale(1, 1, 1)
+
+
+def mac(number: int) -> bytes:
+    """The address of a station behind a far end."""
+    return b"\x02\x10" + number.to_bytes(4, "big")
+
+
+def vm_mac(vm: int) -> bytes:
+    """The address of a VM."""
+    return b"\x02\x20\0\0\0" + bytes([1 + vm])
+
+
+def text(address: bytes) -> str:
+    return address.hex(":")
+
+
+def udp_frame(source: bytes, destination: bytes, port: int, size: int) -> bytes:
+    """A UDP packet of IPv4 without a UDP checksum, ``size`` bytes with its Ethernet header."""
+    payload = size - 42
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0)
+    ip += socket.inet_aton("192.168.0.1") + socket.inet_aton("192.168.0.2")
+    total = sum(struct.unpack("!10H", ip))
+    total = (total & 0xFFFF) + (total >> 16)
+    ip = ip[:10] + (~total & 0xFFFF).to_bytes(2, "big") + ip[12:]
+    return destination + source + b"\x08\x00" + ip + struct.pack("!HHHH", port, 4000, 8 + payload, 0) + bytes(payload)
