@@ -42,7 +42,7 @@ from penstock.datapath.pipeline.layout import (
     pipeline_at,
     table_at,
 )
-from penstock.datapath.pipeline.lookup import count_flow, lookup
+from penstock.datapath.pipeline.lookup import RECORD, count_flow, lookup
 from penstock.datapath.pipeline.meters import METER_DROP as OVER
 from penstock.datapath.pipeline.meters import meter
 from penstock.datapath.pipeline.outputs import (
@@ -77,6 +77,7 @@ from penstock.datapath.pipeline.program import (
     SET_QUEUE,
     WRITE,
 )
+from penstock.datapath.pipeline.shortcut import note_operation
 from penstock.datapath.trace import ACTION_SET, GROUP_BUCKET, OPERATION, RESUBMITTED, note
 from penstock.machine import call3, entry, kernel, load64, load_acquire, shr, store32be, store64
 
@@ -354,6 +355,8 @@ def run_frames(worker, x):
         if code == WRITE or code == CLONE:
             words += shr(word, 32)
         f.pc = operation + words * 8
+        if e.mode == RECORD:
+            note_operation(x, operation, word)
         if trace != 0:
             note(trace, OPERATION, code, operation)
         run_operation(worker, x, frame, operation, word)

@@ -195,6 +195,7 @@ PROGRAM_ANY, PROGRAM_DROP, PROGRAM_OUTPUT, PROGRAM_NORMAL, PROGRAM_CONJUNCTION =
 # the upper half and what tells the pipeline in the lower; 0 is free.
 CACHE_WORDS, CACHE_STEPS, CACHE_WAYS = 16, 8, 8
 STEPS_IN_LINE = 4  # in the first line of a CACHED
+SHORT_MAX = 6  # changes to a packet on a way that is kept in short
 CACHED = np.dtype(
     [
         ("version", "i8"),
@@ -206,12 +207,17 @@ CACHED = np.dtype(
         ("more_steps", "i8", CACHE_STEPS - STEPS_IN_LINE),
         ("rewrites", "i8"),  # 1: a flow on the way writes to the key before another lookup
         ("pad1", "i8", 3),
+        ("short_port", "i8"),  # the whole way in short, see ``shortcut``: OpenFlow port, plus 1; 0: there is none
+        ("short_sets", "i8"),
+        ("short", "i8", SHORT_MAX),  # addresses of SETs
     ],
     align=True,
 )
 CACHED_BYTES = CACHED.itemsize
 CACHED_STEPS, CACHED_WORDS, CACHED_MORE = (offset(CACHED, name) for name in ("steps", "words", "more_steps"))
-assert CACHED_BYTES == 256
+CACHED_SHORT, CACHED_SHORT_SETS = offset(CACHED, "short_port"), offset(CACHED, "short")
+assert CACHED_BYTES == 320
+assert CACHED_SHORT % LINE == 0
 
 # A step is one lookup of a packet's way: the FLOW (in cache lines from REGION_BASE; 0: a miss) in bits 0..31, its id
 # in bits 32..55, the table in bits 56..63.
@@ -312,6 +318,10 @@ EXEC = np.dtype(
         ("key_words", "i8"),
         ("serial", "i8"),  # of these
         ("word_count", "i8"),
+        ("short_open", "i8"),  # the way can be told in short so far
+        ("short_port", "i8"),
+        ("short_sets", "i8"),
+        ("short", "i8", SHORT_MAX),
         ("steps", "i8", TRAIL_MAX),
         ("slots", "i8", 16),  # the action set: addresses of operations by their place in its order
         ("sets", "i8", SET_WORDS_MAX),
@@ -330,7 +340,7 @@ EXEC = np.dtype(
 )
 exec_at = view(EXEC)
 frame_at = view(FRAME)
-EXEC_ZERO = offset(EXEC, "zero")
+EXEC_ZERO, EXEC_SHORT = offset(EXEC, "zero"), offset(EXEC, "short")
 EXEC_FETCHED, EXEC_SOFT, EXEC_CLAUSES, EXEC_ASKED = (
     offset(EXEC, name) for name in ("fetched", "soft", "clauses", "asked")
 )

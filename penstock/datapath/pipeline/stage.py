@@ -21,6 +21,7 @@ from penstock.datapath.pipeline.layout import (
     CACHE_WAYS,
     CACHED_BYTES,
     CACHED_MORE,
+    CACHED_SHORT,
     CACHED_STEPS,
     CACHED_WORDS,
     COUNTER_BYTES,
@@ -47,7 +48,9 @@ from penstock.datapath.pipeline.layout import (
     word_at,
 )
 from penstock.datapath.pipeline.lookup import RECORD, REPLAY, SEARCH, count_flow, count_lookup, step_flow, step_id
-from penstock.datapath.pipeline.outputs import IN_PORT, NO_RECV, engine_number, send
+from penstock.datapath.pipeline.outputs import IN_PORT, NO_RECV, engine_number, leave_vlan, send
+from penstock.datapath.pipeline.program import PORT_NORMAL
+from penstock.datapath.pipeline.shortcut import begin_short, go_short, keep_short, step_at
 from penstock.machine import (
     call2,
     call4,
@@ -154,6 +157,7 @@ def keep(x, value, key):
     for i in range(e.word_count):
         w = word_at(words + i * WORD_BYTES)
         store64(entry + CACHED_WORDS + i * 8, load64(key + w.offset) & w.mask)
+    keep_short(x, entry)
     store64(place, tag)
     return 0
 
@@ -166,6 +170,7 @@ def run_new(worker, x, packet, value):
     e.misses += 1
     e.mode = RECORD
     e.count = 0
+    begin_short(x)
     begin(x, packet, p.head_len + p.tail_len)
     if pipeline_at(e.pipeline).cacheable == 0 or worker_at(worker).trace != 0:
         e.mode = SEARCH
@@ -200,7 +205,10 @@ def send_simply(worker, x, packet, port):
     w = worker_at(worker)
     if port < PORT_MAP_MAX and port != load32be(packet_at(packet).key + IN_PORT):
         number = engine_number(e.pipeline, port)
-        if number != 0 and port_at(w.ports + number * PORT_BYTES).of_config == 0 and w.trace == 0:
+        to = port_at(w.ports + number * PORT_BYTES)
+        if number != 0 and to.of_config == 0 and w.trace == 0:
+            if to.egress == EGRESS_TUNNEL:
+                leave_vlan(to.config, packet)
             return append(worker, number, packet)
     p = packet_at(packet)
     begin(x, packet, p.head_len + p.tail_len)
@@ -227,6 +235,13 @@ def run_entry(worker, x, packet, entry):
             store64(x + EXEC_NORMALS + e.normal_count * 8, packet)
             e.normal_count += 1
             return 0
+    if cached_at(entry).short_port != 0 and worker_at(worker).trace == 0:
+        port = go_short(worker, x, packet, entry)
+        if port != PORT_NORMAL:
+            return send_simply(worker, x, packet, port)
+        store64(x + EXEC_NORMALS + e.normal_count * 8, packet)
+        e.normal_count += 1
+        return 0
     return run_known(worker, x, packet, entry)
 
 
@@ -328,6 +343,7 @@ def run_pipeline(worker, number, packets, count):
             entry = entry_of(x, place)
             prefetch(entry)
             prefetch(entry + LINE)
+            prefetch(entry + CACHED_SHORT)
         else:
             fresh += 1
         store64(x + EXEC_ENTRIES + i * 8, entry)
@@ -336,7 +352,8 @@ def run_pipeline(worker, number, packets, count):
         if entry != 0:
             step = load64(entry + CACHED_STEPS)
             prefetch(step_flow(step))
-            prefetch(e.counters + step_id(step) * COUNTER_BYTES)
+            for j in range(cached_at(entry).count):
+                prefetch(e.counters + step_id(step_at(entry, j)) * COUNTER_BYTES)
     if fresh > 1:
         fetch_new(x, packets, count)
     for i in range(count):
