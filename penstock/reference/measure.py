@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.peers.huge_pages import huge_pages
 from penstock.peers.ovs import GROWTH_MB, OVS_DPDK, PROGRAMS, SWITCH_MB
-from penstock.peers.turns import pause, turn
+from penstock.peers.turns import pause, resume, turn
 from penstock.reference.scale import ONE, REFERENCE, Scale
 from penstock.reference.subjects import SetUp, Subject, open_vswitch, penstock
 
@@ -115,6 +115,7 @@ def measure(plan: Plan, progress: Callable[[str], None]) -> Figures:
             steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in subjects[name].set_up.seconds.items())
             progress(f"{name}: {steps}; {subjects[name].set_up.memory_bytes >> 20} MB")
             pause(subjects[name].host)
+            stack.callback(resume, subjects[name].host)
         samples: dict[str, dict[Cell, list[Sample]]] = {name: {cell: [] for cell in cells} for name in names}
         for number in range(plan.rounds):
             progress(f"round {number + 1} of {plan.rounds}")
@@ -122,15 +123,7 @@ def measure(plan: Plan, progress: Callable[[str], None]) -> Figures:
                 for name, subject in subjects.items():
                     with turn(subject.host):
                         samples[name][cell].append(_sample(subject, cell, plan.seconds))
-        for subject in subjects.values():
-            _resume(subject)
         return Figures(samples, {name: subject.set_up for name, subject in subjects.items()})
-
-
-def _resume(subject: Subject) -> None:
-    from penstock.peers.turns import resume
-
-    resume(subject.host)
 
 
 def _sample(subject: Subject, cell: Cell, seconds: float) -> Sample:

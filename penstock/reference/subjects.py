@@ -64,12 +64,16 @@ class Subject:
         assert self.guests.stdin is not None
         assert self.guests.stdout is not None
         self.load.mark()
+        began = time.monotonic()
         self.guests.stdin.write(f"{vms} {flows} {size} {seconds}\n")
         self.guests.stdin.flush()
         line = self.guests.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name}: the guests ended with {self.guests.wait()}")
-        return json.loads(line), self.load.measured()
+        load = self.load.measured()
+        # The guests wait for stragglers: all that the worker did, it did while they sent.
+        busy = load.load * (time.monotonic() - began) / seconds
+        return json.loads(line), Load(load.cycles, min(1.0, busy))
 
 
 @contextmanager
