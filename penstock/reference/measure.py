@@ -105,8 +105,7 @@ def measure(plan: Plan, progress: Callable[[str], None]) -> Figures:
     worker_cpu, guest_cpu = sorted(os.sched_getaffinity(0))[:2]
     cells = [Cell(size, vms, flows) for flows in plan.flows for vms in plan.vms for size in plan.sizes]
     with ExitStack() as stack:
-        if "open vswitch" in names:
-            stack.enter_context(huge_pages(SWITCH_MB + GROWTH_MB))
+        stack.enter_context(huge_pages((SWITCH_MB + GROWTH_MB) * len(names)))  # Penstock takes some too when it can
         subjects: dict[str, Subject] = {}
         for name in names:
             start, scale = SUBJECTS[name]
