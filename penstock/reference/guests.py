@@ -27,6 +27,7 @@ def run(session: Session, scale: Scale, vms: list[Any], nic: Any, line: str) -> 
     seconds = float(line.split()[3])
     assert flows <= FLOWS_MAX
     sink = Sink(nic, session.hz, flows=64)
+    sink.tasks *= count  # a burst from the network for each burst of a VM, or else its ring is always full
     generators = []
     for vm, endpoint in enumerate(vms[:count]):
         frames = [Timed(Frame(data, len(data))) for data in scale.frames(vm, flows, size)]
