@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock.demo import traffic
+from penstock.demo import overlay, traffic
 from penstock.demo.echo import ping
 from penstock.demo.guests import answering, generate
 from penstock.demo.hosts import Host
@@ -79,6 +79,7 @@ class Story(Telling):
             self.addresses,
             self.machines,
             self.counters,
+            self.overlay,
             self.survival,
         )
 
@@ -207,6 +208,9 @@ class Story(Telling):
         """Frames that the red hosts sent so far: now and then one is flooded to vm2, and may be dropped there too."""
         found = self.switch.query("stats")
         return sum(int(found[guest.name]["rx_packets"]) for guest in GUESTS if guest.vlan == GUESTS[0].vlan)
+
+    def overlay(self) -> None:
+        overlay.show(self, self.switch.config.parent)
 
     def survival(self) -> None:
         self.title("The control process is killed in mid-traffic (SIGKILL); the engine forwards on")

@@ -33,6 +33,7 @@ from penstock.reference.scale import (
 )
 
 READY_SECONDS = 120.0
+ATTEMPTS = 5
 
 
 @dataclass
@@ -206,8 +207,10 @@ def _resident(pids: Any) -> int:
 def _guests(host: Host, cpu: int, scale: Scale, sockets: list[Path]) -> subprocess.Popen[str]:
     numbers = f"{scale.tunnels},{scale.vnis},{scale.macs}"
     words = [sys.executable, "-m", "penstock.reference.guests", str(cpu), numbers, *map(str, sockets)]
-    guests = host.start(*words, stdin=subprocess.PIPE)
-    assert guests.stdout is not None
-    if guests.stdout.readline().strip() != "ready":
-        raise RuntimeError(f"the guests did not get ready: they ended with {guests.wait()}")
-    return guests
+    for _ in range(ATTEMPTS):
+        guests = host.start(*words, stdin=subprocess.PIPE)
+        assert guests.stdout is not None
+        if guests.stdout.readline().strip() == "ready":
+            return guests
+        time.sleep(1.0)  # a switch that was just started may turn guests away
+    raise RuntimeError(f"the guests did not get ready: they ended with {guests.wait()}")
