@@ -14,22 +14,11 @@ from penstock.datapath.layout import (
     RECEIVED,
     bridge_at,
     counters_at,
-    packet_at,
     port_at,
     worker_at,
 )
-from penstock.machine import call4, fill, inlined, kernel, load64
-from penstock.packet.fields import TUNNEL_AT, TUNNEL_SIZE
-
-
-@kernel
-def clear_tunnel(packets, count):
-    """Have packets come by no tunnel."""
-    for i in range(count):
-        p = packet_at(load64(packets + i * 8))
-        fill(p.key + TUNNEL_AT, 0, TUNNEL_SIZE)
-        p.remote = 0
-    return 0
+from penstock.datapath.tunnel.layout import clear_tunnel
+from penstock.machine import call4, inlined, kernel
 
 
 @inlined
@@ -38,11 +27,11 @@ def forward(worker, number, packets, count):
     w = worker_at(worker)
     port = port_at(w.ports + number * PORT_BYTES)
     bridge = bridge_at(w.bridges + port.bridge * BRIDGE_BYTES)
+    if bridge.pipeline != 0:
+        return call4(w.pipeline, worker, number, packets, count)
     if bridge.tunnels != 0 and port.egress != EGRESS_TUNNEL:
         clear_tunnel(packets, count)
-    if bridge.pipeline == 0:
-        return call4(w.normal, worker, number, packets, count)
-    return call4(w.pipeline, worker, number, packets, count)
+    return call4(w.normal, worker, number, packets, count)
 
 
 @kernel

@@ -13,7 +13,7 @@ from __future__ import annotations
 import platform
 
 from penstock.datapath.afterwards import run_afterwards
-from penstock.datapath.bridging import clear_tunnel, forward
+from penstock.datapath.bridging import forward
 from penstock.datapath.clones import drop, free_clones
 from penstock.datapath.drops import INGRESS_DOWN, TUNNEL_UNRESOLVED
 from penstock.datapath.layout import (
@@ -50,7 +50,7 @@ from penstock.datapath.pipeline.execute import begin
 from penstock.datapath.pipeline.layout import PROGRAM_OPERATIONS, exec_at, pipeline_at
 from penstock.datapath.pipeline.lookup import SEARCH
 from penstock.datapath.stages import reset_depth, run_burst
-from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, TOO_BIG, ask_at
+from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, TOO_BIG, ask_at, clear_tunnel
 from penstock.machine import (
     call1,
     call2,

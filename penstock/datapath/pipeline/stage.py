@@ -51,6 +51,7 @@ from penstock.datapath.pipeline.lookup import RECORD, REPLAY, SEARCH, count_flow
 from penstock.datapath.pipeline.outputs import IN_PORT, NO_RECV, engine_number, leave_vlan, send
 from penstock.datapath.pipeline.program import PORT_NORMAL
 from penstock.datapath.pipeline.shortcut import begin_short, go_short, keep_short, step_at
+from penstock.datapath.tunnel.layout import clear_tunnel
 from penstock.machine import (
     call2,
     call4,
@@ -310,20 +311,24 @@ def run_pipeline(worker, number, packets, count):
     w = worker_at(worker)
     x = w.exec
     e = exec_at(x)
-    pipeline = bridge_at(w.bridges + port_at(w.ports + number * PORT_BYTES).bridge * BRIDGE_BYTES).pipeline
+    port = port_at(w.ports + number * PORT_BYTES)
+    bridge = bridge_at(w.bridges + port.bridge * BRIDGE_BYTES)
+    pipeline = bridge.pipeline
+    tunneled = int(port.egress == EGRESS_TUNNEL)
     q = pipeline_at(pipeline)
     e.pipeline = pipeline
     e.number = number
     e.version = load_acquire(pipeline)
     count = admit(worker, x, packets, count)
     if q.normal != 0:
+        if bridge.tunnels != 0 and tunneled == 0:
+            clear_tunnel(packets, count)
         return run_all_normal(worker, x, packets, count, q.normal - 1)
     e.key_words = load_acquire(pipeline + PIPELINE_WORDS)
     words = e.key_words + KEY_WORDS_AT
     word_count = key_words_at(e.key_words).count
     e.serial = key_words_at(e.key_words).serial
     e.word_count = word_count
-    tunneled = int(port_at(w.ports + number * PORT_BYTES).egress == EGRESS_TUNNEL)
     for i in range(count):
         key = packet_at(load64(packets + i * 8)).key
         if tunneled == 0:

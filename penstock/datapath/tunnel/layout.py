@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock.datapath.layout import HEADROOM
-from penstock.machine import offset, view
-from penstock.packet.fields import TUNNEL_SIZE
+from penstock.datapath.layout import HEADROOM, packet_at
+from penstock.machine import fill, kernel, load64, offset, view
+from penstock.packet.fields import TUNNEL_AT, TUNNEL_SIZE
 
 VXLAN, GENEVE, GRE = range(3)
 ADDRESS = 16
@@ -130,3 +130,13 @@ endpoint_at = view(ENDPOINT)
 arrivals_at = view(ARRIVALS)
 ask_at = view(ASK)
 flood_at = view(FLOOD)
+
+
+@kernel
+def clear_tunnel(packets, count):
+    """Have packets come by no tunnel."""
+    for i in range(count):
+        p = packet_at(load64(packets + i * 8))
+        fill(p.key + TUNNEL_AT, 0, TUNNEL_SIZE)
+        p.remote = 0
+    return 0
