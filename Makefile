@@ -52,7 +52,7 @@ test-nojit: setup ## the kernel tests with kernels as plain Python, for pdb and 
 	NUMBA_DISABLE_JIT=1 $(PY) -m pytest tests/kernel $(ARGS)
 
 fuzz: setup ## random, truncated and lying frames, guests and front ends, afresh ROUNDS=10 times
-	@for round in $$(seq $(ROUNDS)); do $(PY) -m pytest --quiet tests/kernel/test_packet_*.py tests/kernel/test_vhost_user_*.py $(ARGS) || exit 1; done
+	@for round in $$(seq $(ROUNDS)); do $(PY) -m pytest --quiet tests/kernel/test_packet_*.py tests/kernel/test_vhost_user_*.py tests/engine/test_tunnels.py $(ARGS) || exit 1; done
 
 soak: packages setup ## virtio guests, engine and switch killed under each other, 10 to 20 times each
 	PENSTOCK_SOAK=1 $(PY) -m pytest tests/system/test_vhost_restarts.py --timeout 600 $(ARGS)

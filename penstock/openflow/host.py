@@ -90,7 +90,7 @@ class BridgeHost:
         self._since: dict[str, int] = {}
         self._generation: int | None = None
         self._sending: deque[tuple[int, int]] = deque()  # packet-outs: where their record ends in the ring, program
-        self._applied: tuple[str, ...] = ()  # flows of the configuration that are in
+        self._applied: dict[str, None] = {}  # flows of the configuration that are in
         self._refused: dict[str, str] = {}  # and those that cannot be, with the reason
         self._alone_since = time.monotonic()
         self._auxiliaries: dict[Session, Auxiliaries] = {}
@@ -142,11 +142,10 @@ class BridgeHost:
 
     def configure_flows(self) -> None:
         """Bring the flows of the configuration in, and take those out that it has no more."""
-        wanted = self.spec.flows
+        wanted = dict.fromkeys(self.spec.flows)
         names, _ = self.port_names()
-        for text in [*[each for each in self._applied if each not in wanted], *wanted]:
-            if text in self._applied and text in wanted:
-                continue
+        gone = [each for each in self._applied if each not in wanted]
+        for text in [*gone, *(each for each in wanted if each not in self._applied)]:
             try:
                 mod = parse_flow(text, names)
                 if text in self._applied:
@@ -159,17 +158,20 @@ class BridgeHost:
                 self._refused[text] = str(error)
                 continue
             self._refused.pop(text, None)
-            self._applied = tuple(each for each in (*self._applied, text) if each in wanted)
+            if text in wanted:
+                self._applied[text] = None
+            else:
+                del self._applied[text]
 
     def flush(self) -> None:
         """Back to what a bridge does without a controller: the flows of the configuration, else NORMAL or nothing."""
         self.bridge.flow_mod(FlowMod(command=3, table=0xFF, priority=0, match=EMPTY))
-        self._applied = ()
+        self._applied = {}
         self.add_default()
 
     def resume(self) -> None:
         """Go on with what a control process before this one had made."""
-        self._applied = self.spec.flows
+        self._applied = dict.fromkeys(self.spec.flows)
         self.bridge.resume()
         if self.bridge.is_fail_open:
             self._alone_since = -math.inf  # it goes on alone until a controller is there

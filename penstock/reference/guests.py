@@ -42,8 +42,9 @@ def run(session: Session, scale: Scale, vms: list[Any], nic: Any, line: str) -> 
         "seconds": max(each.seconds for each in generators),
         "sent": sum(each.sent for each in generators),
     }
-    for each in (*generators, sink):
-        each.close()
+    for generator in generators:
+        generator.close()
+    sink.close()
     return found
 
 

@@ -70,7 +70,7 @@ class Figures:
     def ratio(self, over: str, cell: Cell, figure: str = "pps", subject: str = "penstock") -> float:
         """The median of Penstock's figure over that of another subject, round by round."""
         pairs = zip(self.samples[subject][cell], self.samples[over][cell], strict=True)
-        return statistics.median(getattr(mine, figure) / getattr(other, figure) for mine, other in pairs)
+        return float(statistics.median(getattr(mine, figure) / getattr(other, figure) for mine, other in pairs))
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -94,5 +94,5 @@ def udp_frame(source: bytes, destination: bytes, port: int, size: int) -> bytes:
     ip += socket.inet_aton("192.168.0.1") + socket.inet_aton("192.168.0.2")
     total = sum(struct.unpack("!10H", ip))
     total = (total & 0xFFFF) + (total >> 16)
-    ip = ip[:10] + (~total & 0xFFFF).to_bytes(2, "big") + ip[12:]
+    ip = ip[:10] + struct.pack("!H", ~total & 0xFFFF) + ip[12:]
     return destination + source + b"\x08\x00" + ip + struct.pack("!HHHH", port, 4000, 8 + payload, 0) + bytes(payload)
