@@ -2,6 +2,7 @@
 
 Two passes over a burst that came in by one port. ``classify`` finds each frame's VLAN and the FDB buckets of its two
 addresses, whose cache lines arrive while the rest of the burst is classified; ``forward`` learns, looks up and outputs.
+A burst of frames that are alike, as in a stream, is decided once.
 
 Inside a bridge a frame is either untagged or tagged with its VLAN. Modes, as in Open vSwitch: an access port sends
 untagged frames of its tag's VLAN; a trunk sends VLAN 0 untagged and the rest tagged; native-tagged and
@@ -322,8 +323,73 @@ def forward(worker, number, packets, count):
     return 0
 
 
+@inlined
+def are_alike(config, packets, count):
+    """Whether packets have the same addresses and tag, and nothing about them needs a look at each."""
+    first = packet_at(load64(packets))
+    source = load64(first.key + SOURCE)
+    destination = load64(first.key + DESTINATION)
+    tci = bswap16(shr(source, 48))
+    differs = int(config_at(config).mode == VLAN_OF_TUNNEL) | int(tci & (TAG_PRESENT | VID_MASK) == TAG_PRESENT)
+    for i in range(count):
+        p = packet_at(load64(packets + i * 8))
+        differs |= (load64(p.key + SOURCE) ^ source) | (load64(p.key + DESTINATION) ^ destination)
+        differs |= int(p.head_len < ETHERNET_HEADER + TAG_BYTES)
+    return int(differs == 0)
+
+
+@kernel
+def forward_rest(worker, number, packets, count):
+    """The ordinary way for packets that are alike and go nowhere in particular, the first of them classified."""
+    first = packet_at(load64(packets))
+    for i in range(1, count):
+        if first.destination == 0:
+            classify(worker, number, packets + i * 8, 1)  # dropped and counted as the first was
+        p = packet_at(load64(packets + i * 8))
+        p.vid = first.vid
+        p.source = first.source
+        p.destination = first.destination
+    return forward(worker, number, packets, count)
+
+
+@inlined
+def forward_alike(worker, number, packets, count):
+    """Packets that are alike: what is found for the first is done with all."""
+    w = worker_at(worker)
+    classify(worker, number, packets, 1)
+    first = packet_at(load64(packets))
+    bridge = port_at(w.ports + number * PORT_BYTES).bridge
+    vid = first.vid
+    vlan = vid << 48
+    destination = load64(first.key + DESTINATION) & MAC_MASK | vlan
+    if first.destination == 0 or destination & GROUP_BIT != 0:
+        return forward_rest(worker, number, packets, count)
+    fdb = bridge_at(w.bridges + bridge * BRIDGE_BYTES).fdb
+    learn(worker, fdb, number, first.remote, first.source, load64(first.key + SOURCE) & MAC_MASK | vlan)
+    found = fdb_lookup(first.destination, destination)
+    other = choose(worker, number, bridge, vid, found)
+    if other == FLOOD or other == number:
+        return forward_rest(worker, number, packets, count)
+    form = form_of(port_at(w.ports + other * PORT_BYTES).config, vid)
+    remote = shr(found, REMOTE_SHIFT) & REMOTE_MASK
+    retag = int((form != 0) != (first.tagged != 0))
+    for i in range(count):
+        packet = load64(packets + i * 8)
+        p = packet_at(packet)
+        p.vid = vid
+        p.remote = remote
+        if retag == 1:
+            set_form(packet, form)
+        append(worker, other, packet)
+    return 0
+
+
 @entry("int64(int64, int64, int64, int64)")
 def normal(worker, number, packets, count):
     """Forward ``count`` parsed packets (addresses at ``packets``) that came in by one port; fills output bursts."""
+    w = worker_at(worker)
+    if count > 1 and w.trace == 0:
+        if are_alike(port_at(w.ports + number * PORT_BYTES).config, packets, count) == 1:
+            return forward_alike(worker, number, packets, count)
     classify(worker, number, packets, count)
     return forward(worker, number, packets, count)

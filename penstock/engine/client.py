@@ -127,9 +127,11 @@ class EngineClient(ArenaReader):
         """Say that all wanted ports were added: devices kept from an earlier engine and not claimed disappear."""
         self._ask("settle")
 
-    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str) -> None:
-        """Add an address that neither ages nor moves, until its port is removed or the engine ends."""
-        self._ask("add_fdb", bridge=bridge, port=port, vlan=vlan, mac=mac)
+    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str, remote: str | None = None) -> None:
+        """Add an address that neither ages nor moves, until its port is removed or the engine ends; ``remote`` is the
+        far end that it is behind, of a tunnel port.
+        """
+        self._ask("add_fdb", bridge=bridge, port=port, vlan=vlan, mac=mac, remote=remote)
 
     def driver_stats(self) -> dict[str, dict[str, int]]:
         """Per port, the counters of the device behind it."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from penstock.datapath.fdb import FOREVER, STATIC, fdb_add_static, fdb_expire
+from penstock.datapath.fdb import FOREVER, REMOTE_SHIFT, STATIC, fdb_add_static, fdb_expire
 from penstock.datapath.layout import EGRESS_PATCH, PORT_DOWN, PORT_UP, RXQ, SWITCH
 from penstock.datapath.pipeline.outputs import OFPPC_PORT_DOWN
 from penstock.engine.fdstore import FdStore
@@ -364,8 +364,8 @@ class Engine:
             fdb_expire(int(self.tables.bridges[int(row["bridge"])]["fdb"]), FOREVER, opened.number, STATIC)
         opened.spec = spec
 
-    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str) -> None:
-        """Add an address of a port that neither ages nor moves, until the port is removed."""
+    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str, remote: str | None = None) -> None:
+        """Add an address of a port, or of a tunnel port's far end, that neither ages nor moves, until it is removed."""
         number, _ = self._bridge(bridge)
         opened = self._port(port)
         if opened.spec.bridge != bridge:
@@ -374,9 +374,12 @@ class Engine:
             raise EngineFault(f"VLAN {vlan} is out of range: 0 (untagged) to {VLAN_MAX}")
         try:
             key = int.from_bytes(parse_mac(port, mac), "little") | vlan << 48
+            place = opened.number
+            if remote is not None:
+                place |= self.underlay.remote_number(port, remote) << REMOTE_SHIFT
         except PortError as error:
             raise EngineFault(str(error)) from error
-        if not fdb_add_static(int(self.tables.bridges[number]["fdb"]), key, opened.number, int(time.monotonic())):
+        if not fdb_add_static(int(self.tables.bridges[number]["fdb"]), key, place, int(time.monotonic())):
             raise EngineFault(f"bridge '{bridge}': no room for MAC address {mac} beside other static ones")
 
     def set_capture(self, name: str, snaplen: int) -> None:

@@ -43,7 +43,7 @@ OPERATIONS: dict[str, Operation] = {
     "settle": lambda engine, _request: engine.settle(),
     "driver_stats": lambda engine, _request: engine.driver_stats(),
     "add_fdb": lambda engine, request: engine.add_fdb(
-        request["bridge"], request["port"], request["vlan"], request["mac"]
+        request["bridge"], request["port"], request["vlan"], request["mac"], request.get("remote")
     ),
     "tunnels": lambda engine, _request: engine.underlay.tunnels(),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),

@@ -78,7 +78,8 @@ class Verbs:
 
     async def add_fdb(self, request: Request) -> None:
         bridge, port = self._bridge(request), self._port(request)
-        await self.control.link.call(lambda client: client.add_fdb(bridge, port, request["vlan"], request["mac"]))
+        vlan, mac, remote = request["vlan"], request["mac"], request.get("remote")
+        await self.control.link.call(lambda client: client.add_fdb(bridge, port, vlan, mac, remote))
 
     async def flush(self, request: Request) -> dict[str, int]:
         bridge = self._bridge(request)

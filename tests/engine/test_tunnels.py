@@ -396,6 +396,19 @@ def test_networks_by_vlan_learn_far_ends(site: Site) -> None:
     assert site.dropped("host0")["tunnel_unknown"] >= 1
 
 
+def test_addresses_behind_far_ends_may_be_told(site: Site) -> None:
+    site.add("over", "tun", "vxlan", vnis=["10=5010"], remotes=["10.0.0.2"])
+    site.engine.add_fdb("over", "tun", 10, "02:00:00:00:00:02", "10.0.0.3")
+    inner = PEER + VM + b"\x81\x00\x00\x0a" + plain()[12:]
+    assert destinations(site.through(inner)) == ["10.0.0.3"]
+    site.arrive(encapsulate(VM + PEER + plain()[12:], site.back(), Form(key=5010)))
+    assert destinations(site.through(inner)) == ["10.0.0.3"]
+    with pytest.raises(EngineFault, match=r"'10\.0\.0\.300' is not an IP address"):
+        site.engine.add_fdb("over", "tun", 10, "02:00:00:00:00:03", "10.0.0.300")
+    with pytest.raises(EngineFault, match="only a tunnel port with 'vnis'"):
+        site.engine.add_fdb("over", "vm", 10, "02:00:00:00:00:03", "10.0.0.3")
+
+
 def test_a_far_end_that_nobody_told_of_is_learned(routed: Site) -> None:
     site = routed
     site.add("over", "tun", "vxlan", vnis=["0=4"], remotes=["10.0.0.2"])

@@ -183,6 +183,29 @@ key = "flow"
     assert "tun_src=10.0.0.2" in flows
 
 
+def test_flows_choose_far_ends_of_ipv6(lab: Lab) -> None:
+    site = Site(lab)
+    site.begin("""
+[bridge.over]
+flows = [
+  "in_port=vm1,actions=set_field:5001->tun_id,set_field:fd00::2->tun_ipv6_dst,output:tun",
+  "in_port=tun,tun_id=5001,tun_ipv6_src=fd00::2,actions=output:vm1",
+]
+[bridge.over.port.vm1]
+type = "tap"
+mtu = 1430
+[bridge.over.port.tun]
+type = "vxlan"
+remote_ip = "flow"
+key = "flow"
+""")
+    vm1 = lab.plug("vm1", "192.168.0.1/24")
+    site.vxlan("vx1", 5001, "192.168.0.2/24", mtu=1430, six=True)
+    assert ping(vm1, "192.168.0.2").received == 3
+    (row,) = lab.switch.query("tunnels")
+    assert (row["remote"], row["local"], row["state"]) == ("fd00::2", "fd00::1", "ready")
+
+
 def test_group_policy_is_carried_to_and_from_the_kernel(lab: Lab, tmp_path: Path) -> None:
     site = Site(lab)
     site.begin("""

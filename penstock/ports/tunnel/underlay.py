@@ -29,6 +29,7 @@ from penstock.datapath.tunnel.layout import (
     ASK_BYTES,
     ASKED,
     CLASSES_MAX,
+    ENDPOINT,
     NO_VNI,
     SERVICES_MAX,
     TOO_BIG,
@@ -52,6 +53,7 @@ from penstock.ports.tunnel.memory import (
     make_flood,
     write_asked,
 )
+from penstock.ports.tunnel.options import address_of
 from penstock.ports.tunnel.plan import TunnelPlan
 from penstock.ports.tunnel.resolver import FarEnd, Resolver
 from penstock.ports.tunnel.routes import IpAddress
@@ -212,6 +214,16 @@ class Underlay:
             table.free()
         for block in (port.address, *port.blocks):
             self._context.arena.free(block)
+
+    def remote_number(self, name: str, remote: str) -> int:
+        """The number of a far end of a tunnel port with ``vnis``, as the FDB has it. Raises PortError."""
+        port = self._ports.get(name)
+        if port is None or not port.plan.vnis:
+            raise PortError(f"port '{name}': only a tunnel port with 'vnis' has addresses behind far ends")
+        address = address_of(remote)
+        if address is None:
+            raise PortError(f"port '{name}': remote '{remote}' is not an IP address")
+        return int(records(ENDPOINT, self._far_end(port, port.plan.local, address).endpoint)[0]["number"])
 
     def trouble(self, name: str) -> str:
         """Why a tunnel port's one far end is not reached; "" when it is, or when there are several."""
