@@ -330,6 +330,8 @@ def are_alike(config, packets, count):
     source = load64(first.key + SOURCE)
     destination = load64(first.key + DESTINATION)
     tci = bswap16(shr(source, 48))
+    if load64(packet_at(load64(packets + 8)).key + SOURCE) != source:
+        return 0  # most mixed bursts are known by their second packet
     differs = int(config_at(config).mode == VLAN_OF_TUNNEL) | int(tci & (TAG_PRESENT | VID_MASK) == TAG_PRESENT)
     for i in range(count):
         p = packet_at(load64(packets + i * 8))
