@@ -18,6 +18,7 @@ from penstock.demo.hosts import Host
 from penstock.demo.launch import RunningSwitch
 from penstock.peers.load import Load, OvsLoad, PenstockLoad, load_flows
 from penstock.peers.ovs import start_dpdk
+from penstock.peers.turns import descendants
 from penstock.reference.scale import (
     FAR_NETWORK,
     FIRST_VM,
@@ -165,9 +166,6 @@ def open_vswitch(scale: Scale, worker_cpu: int, guest_cpu: int) -> Iterator[Subj
         yield Subject("open vswitch", host, OvsLoad(ovs, worker_cpu), set_up, _guests(host, guest_cpu, scale, sockets))
 
 
-SUBJECTS: dict[str, Callable[[Scale, int, int], Any]] = {"penstock": penstock, "open vswitch": open_vswitch}
-
-
 def _route(host: Host, device: str) -> None:
     """Reach all far ends by one router, whose address is known."""
     index = host.index(device)
@@ -189,8 +187,6 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 
 def _memory(running: RunningSwitch) -> int:
     """Bytes that all processes of a Penstock hold, what they share counted once."""
-    from penstock.peers.turns import descendants
-
     assert running.process is not None
     return _resident(descendants(running.process.pid))
 

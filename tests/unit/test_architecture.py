@@ -85,6 +85,8 @@ DRIVEN = {
     "penstock.datapath.crossing": "tests/engine/test_tunnels.py",
     "penstock.datapath.output": "tests/engine/test_tunnels.py",
     "penstock.datapath.segments": "tests/engine/test_tunnels.py",
+    "penstock.datapath.tunnel.arrivals": "tests/engine/test_tunnels.py",
+    "penstock.datapath.tunnel.formats": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.find": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.layout": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.pop": "tests/engine/test_tunnels.py",

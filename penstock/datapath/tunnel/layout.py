@@ -71,7 +71,6 @@ ENDPOINT = np.dtype(
     align=True,
 )
 HEADER, ASKED, WAITING = offset(ENDPOINT, "header"), offset(ENDPOINT, "asked"), offset(ENDPOINT, "waiting")
-ENDPOINT_BYTES = ENDPOINT.itemsize
 assert HEADER % 64 == 0
 assert HEADER_BYTES <= HEADROOM
 

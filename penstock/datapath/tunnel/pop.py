@@ -14,7 +14,6 @@ from penstock.datapath.drops import (
     TUNNEL_HEADER,
     TUNNEL_UNKNOWN,
 )
-from penstock.datapath.hashmap import map_find
 from penstock.datapath.layout import (
     ETHERNET_HEADER,
     FLAG_CSUM_PARTIAL,
@@ -24,20 +23,14 @@ from penstock.datapath.layout import (
     port_at,
     worker_at,
 )
+from penstock.datapath.tunnel.arrivals import find_arrival, is_local4, is_local6, service_of
+from penstock.datapath.tunnel.formats import GRE_HAS_CHECKSUM, geneve_length, gre_key, gre_length, vxlan_length
 from penstock.datapath.tunnel.layout import (
-    BY_KEY,
-    BY_LOCAL,
-    BY_REMOTE,
     BY_VLAN,
-    CLASSES,
     GENEVE,
     GRE,
     GROUP_POLICY,
-    LOCALS4,
-    LOCALS6,
     SERVICES,
-    TUNNEL_LOCAL,
-    TUNNEL_REMOTE,
     VALID,
     VLAN_SHIFT,
     VXLAN,
@@ -48,13 +41,11 @@ from penstock.datapath.tunnel.push import ECN, ECN_CE, GBP_FLAG, GBP_FLAGS, GBP_
 from penstock.machine import (
     bswap16,
     bswap64,
-    hash64,
     inlined,
     kernel,
     load8,
     load16,
     load32,
-    load32be,
     load64,
     shr,
     store8,
@@ -65,107 +56,14 @@ from penstock.packet.checksum import fold, pseudo_ipv4, pseudo_ipv6
 from penstock.packet.edit_ip import set_ecn
 from penstock.packet.fields import TUNNEL_AT, key_offset
 from penstock.packet.parse import is_vlan
-from penstock.packet.protocols import IPV4_HEADER, IPV4_RAW, IPV6_HEADER, IPV6_RAW, UDP, UDP_CHECKSUM, UDP_HEADER, raw16
+from penstock.packet.protocols import IPV4_HEADER, IPV4_RAW, IPV6_HEADER, IPV6_RAW, UDP, UDP_CHECKSUM, UDP_HEADER
 
 TUN_SRC, TUN_IPV6_SRC, TUN_FLAGS = map(key_offset, ("tun_src", "tun_ipv6_src", "tun_flags"))
 GRE_PROTOCOL = 47
 FRAGMENT_RAW = 0xFF3F
-VXLAN_HEADER, GENEVE_HEADER, GRE_HEADER = 8, 8, 4
-VNI_FLAG, GPE_FLAG = 0x08, 0x04  # in the first byte of VXLAN
-GPE_ETHERNET = 3
-ETHERNET_RAW = raw16(0x6558)  # "trans-Ether bridging": Ethernet in GRE and Geneve
-GENEVE_CRITICAL = 0x40
 GENEVE_OAM = 0x80
-GRE_HAS_CHECKSUM, GRE_HAS_KEY, GRE_HAS_SEQUENCE = 0x80, 0x20, 0x10
-GRE_KNOWN_RAW = GRE_HAS_CHECKSUM | GRE_HAS_KEY | GRE_HAS_SEQUENCE  # other flags and version: bytes 0 and 1
 TUN_OAM = 1 << 8  # bit 0 of tun_flags, in memory order
 NOT_OURS, DROPPED = 0, -1
-
-
-@inlined
-def is_local4(arrivals, address):
-    """Whether an IPv4 address, in memory order, is one of the host's."""
-    found = 0
-    for i in range(arrivals_at(arrivals).local4_count):
-        if load64(arrivals + LOCALS4 + i * 8) == address:
-            found = 1
-    return found
-
-
-@kernel
-def is_local6(arrivals, at):
-    """Whether the IPv6 address at ``at`` is one of the host's."""
-    found = 0
-    for i in range(arrivals_at(arrivals).local6_count):
-        place = arrivals + LOCALS6 + i * 16
-        if load64(place) == load64(at) and load64(place + 8) == load64(at + 8):
-            found = 1
-    return found
-
-
-@inlined
-def service_of(arrivals, port):
-    """The number of the service at a UDP port, in memory order; -1: none."""
-    found = -1
-    for i in range(arrivals_at(arrivals).service_count):
-        if load64(arrivals + SERVICES + i * 8) & 0xFFFFFFFF == port:
-            found = i
-    return found
-
-
-@inlined
-def arrival_key(kind, service, key, first, second, third, fourth):
-    """The key in the map of what tells packets apart: class, service, tunnel key, and words of remote and local.
-
-    Words that the class does not name are 0. Without addresses the result is exact; with them whoever finds an entry
-    compares the addresses.
-    """
-    word = kind << 60 | service << 40 | key
-    if kind & (BY_REMOTE | BY_LOCAL) != 0:
-        word ^= shr(hash64(hash64(hash64(hash64(first) ^ second) ^ third) ^ fourth), 4)
-    return word
-
-
-@kernel
-def agrees(tunnel, kind, first, second, third, fourth):
-    """Whether a tunnel is for these addresses."""
-    if kind & BY_REMOTE != 0:
-        if load64(tunnel + TUNNEL_REMOTE) != first or load64(tunnel + TUNNEL_REMOTE + 8) != second:
-            return 0
-    if kind & BY_LOCAL != 0:
-        if load64(tunnel + TUNNEL_LOCAL) != third or load64(tunnel + TUNNEL_LOCAL + 8) != fourth:
-            return 0
-    return 1
-
-
-@inlined
-def find_arrival(worker, arrivals, service, key, l3, six):
-    """The value in the map for a packet: by the first class that has one; 0: none."""
-    w = worker_at(worker)
-    a = arrivals_at(arrivals)
-    second = 0
-    fourth = 0
-    if six == 0:
-        first = load32(l3 + 12)
-        third = load32(l3 + 16)
-    else:
-        first = load64(l3 + 8)
-        second = load64(l3 + 16)
-        third = load64(l3 + 24)
-        fourth = load64(l3 + 32)
-    for i in range(a.class_count):
-        kind = load64(arrivals + CLASSES + i * 8)
-        wanted = key if kind & BY_KEY != 0 else 0
-        r1 = first if kind & BY_REMOTE != 0 else 0
-        r2 = second if kind & BY_REMOTE != 0 else 0
-        l1 = third if kind & BY_LOCAL != 0 else 0
-        l2 = fourth if kind & BY_LOCAL != 0 else 0
-        found = map_find(a.map, arrival_key(kind | 8, service, wanted, r1, r2, l1, l2))
-        if found != 0:
-            tunnel = port_at(w.ports + (found & 0xFFFF) * PORT_BYTES).tunnel
-            if tunnel != 0 and agrees(tunnel, kind, r1, r2, l1, l2) == 1:
-                return found
-    return 0
 
 
 @kernel
@@ -217,62 +115,6 @@ def mark_congestion(packet):
         return 0
     set_ecn(at, ECN_CE)
     return 1
-
-
-@inlined
-def vxlan_length(at, left):
-    """Bytes of the VXLAN header at ``at``; 0 when it is wrong."""
-    if left < VXLAN_HEADER:
-        return 0
-    first = load32(at)
-    if load8(at + 7) != 0:
-        return 0
-    if first == VNI_FLAG:
-        return VXLAN_HEADER
-    flags = first & 0xFF
-    if flags == VNI_FLAG | GBP_FLAG:
-        return VXLAN_HEADER if shr(first, 8) & 0xFF & ~GBP_SHOWN == 0 else 0
-    if flags == VNI_FLAG | GPE_FLAG:
-        return VXLAN_HEADER if shr(first, 8) == GPE_ETHERNET << 16 else 0
-    return 0
-
-
-@inlined
-def geneve_length(at, left):
-    """Bytes of the Geneve header at ``at``, options included; 0 when it is wrong or an option in it is critical."""
-    if left < GENEVE_HEADER:
-        return 0
-    first = load32(at)
-    if first & 0xC0 != 0 or shr(first, 16) != ETHERNET_RAW or load8(at + 7) != 0:
-        return 0
-    if first & GENEVE_CRITICAL << 8 != 0:
-        return 0
-    length = GENEVE_HEADER + (first & 0x3F) * 4
-    return length if length <= left else 0
-
-
-@inlined
-def gre_length(at, left):
-    """Bytes of the GRE header at ``at``; 0 when it is wrong."""
-    if left < GRE_HEADER:
-        return 0
-    first = load32(at)
-    if first & 0xFFFF & ~GRE_KNOWN_RAW != 0 or shr(first, 16) != ETHERNET_RAW:
-        return 0
-    length = GRE_HEADER
-    for flag in (GRE_HAS_CHECKSUM, GRE_HAS_KEY, GRE_HAS_SEQUENCE):
-        if first & flag != 0:
-            length += 4
-    return length if length <= left else 0
-
-
-@kernel
-def gre_key(at):
-    """The key in a GRE header; 0 when there is none."""
-    flags = load8(at)
-    if flags & GRE_HAS_KEY == 0:
-        return 0
-    return load32be(at + (8 if flags & GRE_HAS_CHECKSUM != 0 else 4))
 
 
 @kernel

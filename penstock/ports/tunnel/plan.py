@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from penstock.datapath.tunnel.arrivals import arrival_key
 from penstock.datapath.tunnel.layout import (
     BY_KEY,
     BY_LOCAL,
@@ -20,11 +21,12 @@ from penstock.datapath.tunnel.layout import (
     TOS_INHERIT,
     TTL_INHERIT,
 )
-from penstock.datapath.tunnel.pop import arrival_key
 from penstock.packet.protocols import raw16
 from penstock.ports.tunnel.header import Shape
 from penstock.ports.tunnel.memory import address_words
 from penstock.ports.tunnel.routes import IpAddress
+
+GRE_SERVICE = GRE_PORT | GRE << 32
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TunnelPlan:
     def service(self) -> int:
         """What ARRIVALS.services has for it."""
         if self.shape.kind == GRE:
-            return GRE_PORT | GRE << 32
+            return GRE_SERVICE
         return raw16(self.shape.port) | self.shape.kind << 32
 
     @property

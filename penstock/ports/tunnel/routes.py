@@ -27,11 +27,8 @@ from penstock.ports.rtnetlink import (
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-RTM_NEWLINK, RTM_DELLINK = 16, 17
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_GETADDR, RTM_GETROUTE = 22, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
-RTM_NEWRULE, RTM_DELRULE = 32, 33
 GROUPS = (
     0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400
 )  # links, neighbours, addresses, routes and rules of both families
@@ -43,7 +40,7 @@ IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PREFSRC, RTA_METRICS, RTA_MARK, RTA_VIA = 1, 2, 4, 5, 7, 8, 16, 18
 RTAX_MTU = 2
 NDA_DST, NDA_LLADDR = 1, 2
-NUD_INCOMPLETE, NUD_FAILED, NUD_NONE = 0x01, 0x20, 0x00
+NUD_FAILED, NUD_NONE = 0x20, 0x00
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80  # reachable, stale, delay, probe, no ARP, permanent
 NUD_STALE = 0x04
 NTF_USE = 0x01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+import time
 
 from penstock.ports.tunnel.routes import IpAddress
 
@@ -14,6 +15,24 @@ ERRORS = {3, 4, 5, 11, 12}  # ICMP types that are not answered by errors (RFC 11
 QUOTED4, QUOTED6 = 548, 1232  # so that the answer has 576 and 1,280 bytes at most
 TTL = 64
 MIN_MTU6 = 1280
+IN_A_SECOND, AT_ONCE = 100, 50
+
+
+class Allowance:
+    """How many answers may be sent: IN_A_SECOND, and AT_ONCE after a pause."""
+
+    def __init__(self) -> None:
+        self._left, self._looked = 0.0, 0.0
+
+    def take(self) -> bool:
+        """Whether one more may be sent now."""
+        now = time.monotonic()
+        self._left = min(AT_ONCE, self._left + (now - self._looked) * IN_A_SECOND)
+        self._looked = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def _checksum(data: bytes) -> int:

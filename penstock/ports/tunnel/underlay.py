@@ -1,20 +1,14 @@
-"""Tunnel ports over the arena: what each sends to, which arriving packets are for it, and packets that have to wait.
+"""Tunnel ports over the arena: what each sends to, and which arriving packets are for it.
 
-Packets for far ends that are not known (yet) come from workers by a ring each, wait with the resolver, and go back by
-the ring of answers; one that waited in vain goes back without its bytes, for a worker to count the drop. Nothing here
-is open until there is a tunnel port. The engine's main thread only.
+Nothing here is open until there is a tunnel port. The engine's main thread only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import ipaddress
 import logging
-import os
 import socket
 import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,50 +19,40 @@ from penstock.datapath.fdb import REMOTE_MASK
 from penstock.datapath.tunnel.find import endpoint_key6
 from penstock.datapath.tunnel.layout import (
     ADDRESS,
-    ASK,
     ASK_BYTES,
     ASKED,
     CLASSES_MAX,
     ENDPOINT,
-    NO_VNI,
     SERVICES_MAX,
     TOO_BIG,
     TUNNEL,
     VALID,
     VLAN_SHIFT,
-    VLANS,
 )
 from penstock.datapath.tunnel.waiting import end_waiting
 from penstock.machine import records
-from penstock.memory import Arena, record_commit, record_peek, record_release, record_reserve
-from penstock.packet.fields import BY_NAME, TUNNEL_AT
+from penstock.memory import Arena
 from penstock.ports.base import PortError
 from penstock.ports.loop import Loop
 from penstock.ports.tunnel import too_big
+from penstock.ports.tunnel.exchange import Asked, Exchange, asked, ends_of
 from penstock.ports.tunnel.memory import (
     Endpoints,
     GrowingMap,
     address_bytes,
     make_arrivals,
-    make_flood,
     write_asked,
 )
 from penstock.ports.tunnel.options import address_of
-from penstock.ports.tunnel.plan import TunnelPlan
+from penstock.ports.tunnel.plan import GRE_SERVICE, TunnelPlan
 from penstock.ports.tunnel.resolver import FarEnd, Resolver
 from penstock.ports.tunnel.routes import IpAddress
+from penstock.ports.tunnel.vlans import fill_vlans, number_remote
 
 LOG = logging.getLogger(__name__)
 
 FAR_ENDS_MAX = 1 << 16
 REFRESH_SECONDS = 1.0
-ANSWER_AGAIN_SECONDS = 0.005
-READ_MAX = 1024
-TOLD_IN_A_SECOND, TOLD_AT_ONCE = 100, 50  # answers to packets that are too big
-ENDS = [(BY_NAME[name].offset - TUNNEL_AT, BY_NAME[name].size) for name in ("tun_src", "tun_dst")]
-ENDS6 = [(BY_NAME[name].offset - TUNNEL_AT, BY_NAME[name].size) for name in ("tun_ipv6_src", "tun_ipv6_dst")]
-_ASK_HEAD = struct.Struct("=iiqiiq")
-_ASK_TUNNEL = int(ASK.fields["tunnel"][1])  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -120,14 +104,15 @@ class Underlay:
         self._services: list[int] = []
         self._arrivals = 0
         self._locals: list[IpAddress] = []
-        self._unsent: list[FarEnd] = []
-        self._tokens, self._told = 0.0, 0.0
+        rings = context.asks, context.asks_fd, context.answers
+        self._exchange = Exchange(rings, context.loop, context.kick, self._take)
+        self._answers = too_big.Allowance()
 
     def close(self) -> None:
         """Let go of the kernel's notifications."""
         if self._resolver is not None:
             self._context.loop.unwatch(self._resolver.events)
-            self._context.loop.unwatch(self._context.asks_fd)
+            self._exchange.end()
             self._resolver.close()
             self._resolver = None
 
@@ -169,9 +154,10 @@ class Underlay:
             if plan.remote is not None:
                 row["endpoint"] = self._far_end(port, plan.local, plan.remote).endpoint
             if plan.vnis:
-                self._fill_vlans(port)
-            elif plan.floods:
-                self._far_ends(port, [ipaddress.ip_address(text) for text in plan.floods])
+                fill_vlans(arena, port.blocks, row, plan, lambda end: self._far_end(port, plan.local, end).endpoint)
+            else:
+                for text in plan.floods:
+                    self._far_end(port, plan.local, ipaddress.ip_address(text))  # known ahead
         except BaseException:
             self.remove(plan.name)
             raise
@@ -271,37 +257,12 @@ class Underlay:
         if self._resolver is not None:
             return
         context = self._context
-        self._resolver = Resolver(context.quiesce, self._give_back, self._give_up)
+        self._resolver = Resolver(context.quiesce, self._is_ready, self._exchange.give_up)
         self._resolver.set_devices(self._internal)
         self._map = GrowingMap(context.arena, lambda _table: self._publish(), context.quiesce)
         context.loop.watch(self._resolver.events, self._follow)
-        context.loop.watch(context.asks_fd, self._read_asks)
+        self._exchange.begin()
         context.loop.later(REFRESH_SECONDS, self._refresh)
-
-    def _fill_vlans(self, port: TunnelPort) -> None:
-        arena = self._context.arena
-        vnis, floods, remotes = (arena.allocate(size) for size in (VLANS * 4, VLANS * 8, (REMOTE_MASK + 1) * 8))
-        port.blocks += [vnis, floods, remotes]
-        row = port.row
-        row["vnis"], row["floods"], row["remotes"] = vnis, floods, remotes
-        table = records(np.dtype(np.int32), vnis, VLANS)
-        table[:] = NO_VNI
-        for vlan, vni in port.plan.vnis.items():
-            table[vlan] = vni
-        everywhere: list[IpAddress] = []
-        by_vni: dict[int, list[IpAddress]] = {}
-        for text in port.plan.floods:
-            only, _at, address = text.rpartition("@")
-            (by_vni.setdefault(int(only), []) if only else everywhere).append(ipaddress.ip_address(address))
-        made: dict[tuple[IpAddress, ...], int] = {}
-        lists = records(np.dtype(np.int64), floods, VLANS)
-        for vlan, vni in port.plan.vnis.items():
-            ends = tuple(dict.fromkeys(everywhere + by_vni.get(vni, [])))
-            if ends and ends not in made:
-                addresses = [self._far_end(port, port.plan.local, end).endpoint for end in ends]
-                made[ends] = make_flood(arena, addresses)
-                port.blocks.append(made[ends])
-            lists[vlan] = made.get(ends, 0)
 
     def _join(self, port: TunnelPort, end: FarEnd) -> None:
         """Have the host be a member of a multicast group, on the link that leads to it."""
@@ -339,7 +300,7 @@ class Underlay:
         endpoint = self._endpoints.take()
         write_asked(endpoint, local, remote, number)
         if port.plan.vnis:
-            records(np.dtype(np.int64), int(port.row["remotes"]), REMOTE_MASK + 1)[number] = endpoint
+            number_remote(port.row, number, endpoint)
         end = FarEnd(port.plan.name, endpoint, port.plan.shape, remote, local, port.plan.mark)
         port.ends[local, remote] = self._by_endpoint[endpoint] = end
         if remote.version == 4:
@@ -350,11 +311,6 @@ class Underlay:
             port.maps[1].put(endpoint_key6.py_func(asked, asked + ADDRESS), endpoint)
         self._resolver.add([end])
         return end
-
-    def _far_ends(self, port: TunnelPort, remotes: Sequence[IpAddress]) -> None:
-        """Far ends that are known ahead."""
-        for remote in remotes:
-            self._far_end(port, port.plan.local, remote)
 
     def _forget(self, end: FarEnd) -> None:
         assert self._resolver is not None
@@ -371,7 +327,7 @@ class Underlay:
         classes = {port.plan.arrival_class for port in begun}
         # The one that says most comes first, and the key says more than addresses do.
         order = sorted(classes, key=lambda kind: [not kind & bit for bit in (1, 2, 4)])
-        gre = next((i for i, service in enumerate(self._services) if service == 1 << 16 | 2 << 32), -1)
+        gre = next((i for i, service in enumerate(self._services) if service == GRE_SERVICE), -1)
         self._locals = self._resolver.addresses() + [group for port in begun for group in port.joined]
         old = self._arrivals
         self._arrivals = make_arrivals(context.arena, self._map.address, self._services, gre, order, self._locals)
@@ -398,74 +354,41 @@ class Underlay:
             self._resolver.refresh()
             self._context.loop.later(REFRESH_SECONDS, self._refresh)
 
-    def _read_asks(self) -> None:
-        """Take over the packets that workers do not know where to send."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._context.asks_fd)
-        left = READ_MAX
-        for ring in self._context.asks:
-            while left and (record := record_peek.py_func(ring)):
-                left -= 1
-                _port, length, *_rest = _ASK_HEAD.unpack(ctypes.string_at(record, _ASK_HEAD.size))
-                data = ctypes.string_at(record, ASK_BYTES + length)
-                record_release.py_func(ring)
-                self._take(data)
-        self._context.kick()
-        if not left:
-            os.eventfd_write(self._context.asks_fd, 1)
-
     def _take(self, record: bytes) -> None:
-        number, length, endpoint, *_rest = _ASK_HEAD.unpack_from(record)
-        end = self._by_endpoint.get(endpoint)
-        if endpoint and endpoint != TOO_BIG:
-            end_waiting(endpoint, 1)
-        port = next((each for name, each in self._ports.items() if self._context.number_of(name) == number), None)
-        if port is None:
+        """A packet that a worker does not know where to send, or news of a far end."""
+        ask = asked(record)
+        if ask.endpoint not in (0, TOO_BIG):
+            end_waiting(ask.endpoint, 1)
+        port = next((each for name, each in self._ports.items() if self._context.number_of(name) == ask.port), None)
+        if port is None or self._resolver is None:
             return  # it was removed meanwhile
-        if endpoint == TOO_BIG:
-            self._tell_too_big(port, record)
+        if ask.endpoint == TOO_BIG:
+            self._tell_too_big(port, record[ASK_BYTES:], ask.vid)
             return
-        if end is None and not endpoint:
-            end = self._asked_end(port, record, arrived=not length)
-        if not length:
+        end = self._by_endpoint.get(ask.endpoint) if ask.endpoint else self._asked_end(port, record, ask)
+        if not ask.length:
             return
-        assert self._resolver is not None
         if end is not None and end.next_hop is not None:
             end.waiting.append(record)
-            self._give_back(end)
+            self._exchange.give_back(end)
         elif end is None or not self._resolver.hold(end, record):
-            self._answer(record[:ASK_BYTES], 0)
+            self._exchange.drop(record)
 
-    def _tell_too_big(self, port: TunnelPort, record: bytes) -> None:
+    def _tell_too_big(self, port: TunnelPort, frame: bytes, room: int) -> None:
         """Answer a packet that was too long, if the overlay's bridge has an address of the host for that."""
         assert self._resolver is not None
-        now = time.monotonic()
-        self._tokens = min(TOLD_AT_ONCE, self._tokens + (now - self._told) * TOLD_IN_A_SECOND)
-        self._told = now
-        frame = record[ASK_BYTES:]
         version = too_big.family_of(frame)
         host = self._resolver.host_of(self._context.beside(port.plan.name), version) if version else None
-        if host is None or self._tokens < 1:
-            return
-        self._tokens -= 1
-        number, address, mac = host
-        room = _ASK_HEAD.unpack_from(record)[4]
-        said = too_big.answer(frame, room - too_big.ETHERNET, address, mac)
-        head = _ASK_HEAD.pack(number, len(said), TOO_BIG, 0, 0, 0)
-        self._answer(head + bytes(ASK_BYTES - len(head)) + said, len(said))
+        if host is not None and self._answers.take():
+            number, address, mac = host
+            self._exchange.send(number, too_big.answer(frame, room - too_big.ETHERNET, address, mac))
 
-    def _asked_end(self, port: TunnelPort, record: bytes, *, arrived: bool) -> FarEnd | None:
+    def _asked_end(self, port: TunnelPort, record: bytes, ask: Asked) -> FarEnd | None:
         """The far end that a packet's key names, or that it came from."""
-        key = record[_ASK_TUNNEL:]
-        fours = [key[at : at + size] for at, size in ENDS]
-        sixes = [key[at : at + size] for at, size in ENDS6]
-        first, second = (ipaddress.ip_address(each) for each in (fours if any(fours[0] + fours[1]) else sixes))
-        local: IpAddress | None = first
-        remote: IpAddress = second
-        if arrived:
-            local, remote = port.plan.local, first
-        elif not int(first):
-            local = port.plan.local
+        source, destination = ends_of(record)
+        local, remote = (source if int(source) else port.plan.local, destination)
+        if not ask.length:
+            local, remote = port.plan.local, source
         if local is not None and local.version != remote.version:
             return None
         try:
@@ -474,38 +397,8 @@ class Underlay:
             LOG.warning("%s", error)
             return None
 
-    def _give_back(self, end: FarEnd) -> None:
-        """A far end is ready: send the packets that waited for it; what finds no room in the ring is tried again."""
+    def _is_ready(self, end: FarEnd) -> None:
+        """A far end is reached: send what waited for it."""
         if end.remote.is_multicast:
             self._join(self._ports[end.port], end)
-        while end.waiting:
-            record = end.waiting[0]
-            if not self._answer(record, len(record) - ASK_BYTES):
-                self._unsent.append(end)
-                self._context.loop.later(ANSWER_AGAIN_SECONDS, self._give_rest)
-                return
-            end.waiting.popleft()
-        self._context.kick()
-
-    def _give_rest(self) -> None:
-        ends, self._unsent = self._unsent, []
-        for end in ends:
-            if end.next_hop is not None:
-                self._give_back(end)
-
-    def _give_up(self, end: FarEnd) -> None:
-        """Drop what waits for a far end."""
-        while end.waiting:
-            self._answer(end.waiting.popleft()[:ASK_BYTES], 0)
-        self._context.kick()
-
-    def _answer(self, record: bytes, length: int) -> bool:
-        """Put a record in the ring of answers, with ``length`` bytes of packet; False when there is no room."""
-        place = record_reserve.py_func(self._context.answers, len(record))
-        if not place:
-            return False
-        head = list(_ASK_HEAD.unpack_from(record))
-        head[1] = length
-        ctypes.memmove(place, _ASK_HEAD.pack(*head) + record[_ASK_HEAD.size :], len(record))
-        record_commit.py_func(self._context.answers)
-        return True
+        self._exchange.give_back(end)

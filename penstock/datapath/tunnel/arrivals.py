@@ -1,0 +1,105 @@
+"""Which tunnel port an arriving packet is for: by UDP port or GRE, key, remote and local address (see ARRIVALS)."""
+
+from __future__ import annotations
+
+from penstock.datapath.hashmap import map_find
+from penstock.datapath.layout import PORT_BYTES, port_at, worker_at
+from penstock.datapath.tunnel.layout import (
+    BY_KEY,
+    BY_LOCAL,
+    BY_REMOTE,
+    CLASSES,
+    LOCALS4,
+    LOCALS6,
+    SERVICES,
+    TUNNEL_LOCAL,
+    TUNNEL_REMOTE,
+    arrivals_at,
+)
+from penstock.machine import hash64, inlined, kernel, load32, load64, shr
+
+
+@inlined
+def is_local4(arrivals, address):
+    """Whether an IPv4 address, in memory order, is one of the host's."""
+    found = 0
+    for i in range(arrivals_at(arrivals).local4_count):
+        if load64(arrivals + LOCALS4 + i * 8) == address:
+            found = 1
+    return found
+
+
+@kernel
+def is_local6(arrivals, at):
+    """Whether the IPv6 address at ``at`` is one of the host's."""
+    found = 0
+    for i in range(arrivals_at(arrivals).local6_count):
+        place = arrivals + LOCALS6 + i * 16
+        if load64(place) == load64(at) and load64(place + 8) == load64(at + 8):
+            found = 1
+    return found
+
+
+@inlined
+def service_of(arrivals, port):
+    """The number of the service at a UDP port, in memory order; -1: none."""
+    found = -1
+    for i in range(arrivals_at(arrivals).service_count):
+        if load64(arrivals + SERVICES + i * 8) & 0xFFFFFFFF == port:
+            found = i
+    return found
+
+
+@inlined
+def arrival_key(kind, service, key, first, second, third, fourth):
+    """The key in the map of what tells packets apart: class, service, tunnel key, and words of remote and local.
+
+    Words that the class does not name are 0. Without addresses the result is exact; with them whoever finds an entry
+    compares the addresses.
+    """
+    word = kind << 60 | service << 40 | key
+    if kind & (BY_REMOTE | BY_LOCAL) != 0:
+        word ^= shr(hash64(hash64(hash64(hash64(first) ^ second) ^ third) ^ fourth), 4)
+    return word
+
+
+@kernel
+def agrees(tunnel, kind, first, second, third, fourth):
+    """Whether a tunnel is for these addresses."""
+    if kind & BY_REMOTE != 0:
+        if load64(tunnel + TUNNEL_REMOTE) != first or load64(tunnel + TUNNEL_REMOTE + 8) != second:
+            return 0
+    if kind & BY_LOCAL != 0:
+        if load64(tunnel + TUNNEL_LOCAL) != third or load64(tunnel + TUNNEL_LOCAL + 8) != fourth:
+            return 0
+    return 1
+
+
+@inlined
+def find_arrival(worker, arrivals, service, key, l3, six):
+    """The value in the map for a packet: by the first class that has one; 0: none."""
+    w = worker_at(worker)
+    a = arrivals_at(arrivals)
+    second = 0
+    fourth = 0
+    if six == 0:
+        first = load32(l3 + 12)
+        third = load32(l3 + 16)
+    else:
+        first = load64(l3 + 8)
+        second = load64(l3 + 16)
+        third = load64(l3 + 24)
+        fourth = load64(l3 + 32)
+    for i in range(a.class_count):
+        kind = load64(arrivals + CLASSES + i * 8)
+        wanted = key if kind & BY_KEY != 0 else 0
+        r1 = first if kind & BY_REMOTE != 0 else 0
+        r2 = second if kind & BY_REMOTE != 0 else 0
+        l1 = third if kind & BY_LOCAL != 0 else 0
+        l2 = fourth if kind & BY_LOCAL != 0 else 0
+        found = map_find(a.map, arrival_key(kind | 8, service, wanted, r1, r2, l1, l2))
+        if found != 0:
+            tunnel = port_at(w.ports + (found & 0xFFFF) * PORT_BYTES).tunnel
+            if tunnel != 0 and agrees(tunnel, kind, r1, r2, l1, l2) == 1:
+                return found
+    return 0
