@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.packet.checksum import words_sum
+
 FRAME_BYTES = 64
 VXLAN_PORT = 4789
 _PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
@@ -41,9 +43,7 @@ def vxlan_frame(inner: bytes, vni: int, source: Station, destination: Station) -
     udp = struct.pack("!HHHH", 50000, VXLAN_PORT, 8 + len(payload), 0) + payload
     addresses = socket.inet_aton(source.address) + socket.inet_aton(destination.address)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0) + addresses
-    total = sum(struct.unpack("!10H", ip))
-    total = (total & 0xFFFF) + (total >> 16)
-    ip = ip[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + ip[12:]
+    ip = ip[:10] + struct.pack("<H", ~words_sum(ip) & 0xFFFF) + ip[12:]
     macs = bytes.fromhex((destination.mac + source.mac).replace(":", ""))
     return macs + b"\x08\x00" + ip + udp
 

@@ -24,7 +24,8 @@ from bench.outcome import Outcome, Spread, ratios, spread
 from bench.vhost_switches import SWITCHES, Switch
 from penstock.demo.hosts import Host
 from penstock.peers.huge_pages import huge_pages
-from penstock.peers.ovs import GROWTH_MB, SWITCH_MB, wait_for
+from penstock.peers.ovs import GROWTH_MB, SWITCH_MB
+from penstock.peers.ovsdb import wait_for
 from penstock.peers.turns import pause, resume, turn
 
 SUBJECTS = ("penstock", "open vswitch")

@@ -20,7 +20,8 @@ from rich.table import Table
 from bench.outcome import Outcome, ratios, spread
 from penstock.demo.hosts import Host, cable
 from penstock.demo.launch import RunningSwitch
-from penstock.peers.ovs import PROGRAMS, OpenVSwitch, wait_for
+from penstock.peers.ovs import PROGRAMS, OpenVSwitch
+from penstock.peers.ovsdb import wait_for
 
 SERVER = "10.77.0.2"
 CONFIG = """

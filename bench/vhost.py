@@ -22,7 +22,8 @@ from bench.vhost_cases import Case, Flows, Loop, Replay, Tunneled
 from bench.vhost_switches import SWITCHES, Switch
 from penstock.demo.hosts import Host
 from penstock.peers.huge_pages import huge_pages
-from penstock.peers.ovs import GROWTH_MB, OVS_DPDK, PROGRAMS, SWITCH_MB, wait_for
+from penstock.peers.ovs import GROWTH_MB, OVS_DPDK, PROGRAMS, SWITCH_MB
+from penstock.peers.ovsdb import wait_for
 from penstock.peers.turns import pause, resume, turn
 
 NEEDED = ("dpdk-testpmd", OVS_DPDK, *PROGRAMS)
@@ -132,8 +133,6 @@ def _guest(
     """A guest at work, the switch having learned its addresses; and those of its ports at which to count."""
     if isinstance(traffic, Loop):
         return _loop(traffic, switch, host, cpu)
-    if isinstance(traffic, Tunneled):
-        return _tunneled(traffic, switch, host, directory, cpu)
     if isinstance(traffic, Flows):
         return _flows(traffic, switch, host, directory, cpu)
     return _replay(traffic, switch, host, directory, cpu)
@@ -158,34 +157,6 @@ def _flows(
         guest.ask("set record-core-cycles on")
         guest.ask("start")
         wait_for(lambda: guest.received()[2] > 0, "frames from guest to guest", 30)
-        yield guest, [2]
-
-
-@contextmanager
-def _tunneled(
-    traffic: Tunneled, switch: Switch, host: Host, directory: Path, cpu: int
-) -> Iterator[tuple[Testpmd, list[int]]]:
-    """A guest that is a VM at one port and the network at the other, and replays to one of them."""
-    forth, back = directory / "forth.pcap", directory / "back.pcap"
-    write_pcap(forth, traffic.forth())
-    write_pcap(back, traffic.back())
-    into, out = switch.sockets[::-1] if traffic.arriving else switch.sockets
-    devices = [
-        f"net_pcap0,rx_pcap={forth},infinite_rx=1",
-        f"net_virtio_user0,path={into},mac={MACS[0]}",
-        f"net_virtio_user1,path={out},mac={MACS[1]}",
-        "net_null0,no-rx=1",
-        f"net_pcap1,rx_pcap={back},infinite_rx=1",
-    ]
-    with Testpmd(host, cpu, devices, frames=traffic.frames + 1) as guest:
-        guest.ask("set portlist 4,2")
-        guest.ask("start")
-        wait_for(lambda: switch.learned() >= 1, "the destination's address in the FDB", 60)
-        guest.ask("stop")
-        guest.ask("set portlist 0,1,2,3")
-        guest.ask("set record-core-cycles on")
-        guest.ask("start")
-        wait_for(lambda: guest.received()[2] > 0, "frames from port to port", 30)
         yield guest, [2]
 
 
@@ -216,16 +187,17 @@ def _loop(traffic: Loop, switch: Switch, host: Host, cpu: int) -> Iterator[tuple
 
 @contextmanager
 def _replay(
-    traffic: Replay, switch: Switch, host: Host, directory: Path, cpu: int
+    traffic: Replay | Tunneled, switch: Switch, host: Host, directory: Path, cpu: int
 ) -> Iterator[tuple[Testpmd, list[int]]]:
     """A guest that replays to its first virtio port and drops what its second receives."""
     forth, back = directory / "forth.pcap", directory / "back.pcap"
     write_pcap(forth, traffic.forth())
     write_pcap(back, traffic.back())
+    into, out = switch.sockets[::-1] if traffic.from_second else switch.sockets
     devices = [
         f"net_pcap0,rx_pcap={forth},infinite_rx=1",
-        f"net_virtio_user0,path={switch.sockets[0]},mac={MACS[0]}",
-        f"net_virtio_user1,path={switch.sockets[1]},mac={MACS[1]}",
+        f"net_virtio_user0,path={into},mac={MACS[0]}",
+        f"net_virtio_user1,path={out},mac={MACS[1]}",
         "net_null0,no-rx=1",
         f"net_pcap1,rx_pcap={back},infinite_rx=1",
     ]

@@ -41,6 +41,7 @@ class Replay:
     frames: int
     sources: int
     destinations: int
+    from_second: bool = False  # replayed to the second port, in place of the first
 
     def forth(self) -> Iterator[bytes]:
         """From the source stations (numbered after the destinations), each with its destination."""
@@ -87,6 +88,12 @@ class Tunneled:
     arriving: bool
     frames: int = 1000
     destinations: int = 1
+    addresses: int = 2  # that the VM's bridge knows once both ends have sent
+
+    @property
+    def from_second(self) -> bool:
+        """Whether it is the NIC's port that is replayed to."""
+        return self.arriving
 
     def forth(self) -> Iterator[bytes]:
         """What is replayed to the port of the VM or, arriving, of the NIC."""

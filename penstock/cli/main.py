@@ -36,6 +36,7 @@ VERBS = {
     "meters": "penstock.cli.meters",
     "cache": "penstock.cli.cache",
     "controllers": "penstock.cli.controllers",
+    "ovs": "penstock.cli.ovs",
     "generate": "penstock.cli.generate",
     "receive": "penstock.cli.receive",
     "doctor": "penstock.cli.doctor",

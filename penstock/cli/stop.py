@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 from pathlib import Path
 
 import click
 
 from penstock.cli.options import rundir_option
 from penstock.switch.client import ControlError
+from penstock.switch.ending import end_process
 from penstock.switch.rundir import LOCK, lock_holder
 
 
@@ -23,12 +21,8 @@ def command(timeout: float, rundir: Path) -> None:
     if pid is None:
         raise ControlError(f"penstock does not run on {rundir}: nothing to stop (name another with --rundir)")
     try:
-        supervisor = os.pidfd_open(pid)
-        signal.pidfd_send_signal(supervisor, signal.SIGTERM)
-    except ProcessLookupError:
-        return
+        end_process(pid, timeout)
     except PermissionError as error:
         raise ControlError(f"no right to stop process {pid}, which runs the switch on {rundir}") from error
-    readable, _, _ = select.select([supervisor], [], [], timeout)
-    if not readable:
-        raise ControlError(f"the switch on {rundir} (process {pid}) has not ended within {timeout:g} s")
+    except TimeoutError as error:
+        raise ControlError(f"the switch on {rundir} (process {pid}) has not ended within {timeout:g} s") from error

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from penstock.config.schema import REQUIRED, Setting, settings_of, shown
-from penstock.config.tables import PortKeys
+from penstock.config.tables import PORT_SETTINGS
 from penstock.ports import KINDS
 from penstock.ports.spec import BridgeSpec, TableSpec
 from penstock.switch.settings import EngineSettings
@@ -25,9 +25,8 @@ def _lines() -> Iterator[str]:
     yield from _table("`[engine]`", settings_of(EngineSettings))
     yield from _table("`[bridge.BRIDGE]`", settings_of(BridgeSpec))
     yield from _table("`[bridge.BRIDGE.table.NUMBER]`", settings_of(TableSpec))
-    common = settings_of(PortKeys)
-    kinds = replace(common["type"], hint=Literal[tuple(KINDS)])
-    yield from _table("`[bridge.BRIDGE.port.PORT]`, any type", {**common, "type": kinds})
+    kinds = replace(PORT_SETTINGS["type"], hint=Literal[tuple(KINDS)])
+    yield from _table("`[bridge.BRIDGE.port.PORT]`, any type", {**PORT_SETTINGS, "type": kinds})
     for name, kind in KINDS.items():
         own = settings_of(kind.Options)
         if own:

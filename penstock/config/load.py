@@ -18,15 +18,13 @@ from typing import Any
 from penstock.config.engine_table import engine_settings
 from penstock.config.errors import ConfigError, Problem, join_key
 from penstock.config.schema import check_table, settings_of, shown
-from penstock.config.tables import PortKeys, vlan_config
+from penstock.config.tables import PORT_SETTINGS, flow_table, policing, vlan_config
 from penstock.config.toml_file import read_toml
-from penstock.engine.flow_tables import TABLES
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import TextError
 from penstock.openflow.wire import OpenFlowError
-from penstock.packet.fields import BY_NAME
 from penstock.ports import KINDS
-from penstock.ports.spec import BridgeSpec, PortSpec, TableSpec
+from penstock.ports.spec import BridgeSpec, PortSpec
 from penstock.switch.errors import unknown
 from penstock.switch.model import DesiredState
 
@@ -89,21 +87,10 @@ class _Reader:
                 self._problem(join_key(path, key), unknown("key", key, [*settings, *_BRIDGE_TABLES]))
         own = {key: value for key, value in table.items() if key in settings}
         values = check_table(own, settings, path, self.problems)
-        tables = (self._flow_table(*each) for each in self._tables(table, path, "table"))
+        tables = (flow_table(*each, self.problems) for each in self._tables(table, path, "table"))
         self.bridges[name] = BridgeSpec(name=name, **values, tables=tuple(each for each in tables if each is not None))
         for port_name, port_path, port in self._tables(table, path, "port"):
             self._port(name, port_name, port_path, port)
-
-    def _flow_table(self, number: str, path: str, table: Mapping[str, Any]) -> TableSpec | None:
-        if not number.isdecimal() or int(number) >= TABLES:
-            self._problem(path, f"{number!r} is no flow table: they are numbered from 0 to {TABLES - 1}")
-            return None
-        before = len(self.problems)
-        values = check_table(table, settings_of(TableSpec), path, self.problems)
-        for field in values.get("groups", ()):
-            if field not in BY_NAME:
-                self._problem(join_key(path, "groups"), unknown("match field", field, BY_NAME))
-        return TableSpec(int(number), **values) if len(self.problems) == before else None
 
     def _port(self, bridge: str, name: str, path: str, table: Mapping[str, Any]) -> None:
         if name in self.paths:
@@ -123,10 +110,10 @@ class _Reader:
                 )
             self._problem(join_key(path, "type"), message)
             return
-        common, own = settings_of(PortKeys), settings_of(KINDS[kind].Options)
+        own = settings_of(KINDS[kind].Options)
         self._check_name("port", name, path)
         before = len(self.problems)
-        values = check_table(table, {**common, **own}, path, self.problems)
+        values = check_table(table, {**PORT_SETTINGS, **own}, path, self.problems)
         if len(self.problems) > before:
             return
         try:
@@ -135,7 +122,9 @@ class _Reader:
             self._problem(path, str(error))
         options = {key: setting.adapter.dump_python(values[key], mode="json") for key, setting in own.items()}
         vlan = vlan_config(values, path, self.problems)
-        self.ports[name] = PortSpec(bridge, name, kind, options, vlan, values["mtu"], values["ofport"])
+        self.ports[name] = PortSpec(
+            bridge, name, kind, options, vlan, values["mtu"], values["ofport"], policing(values), values["protected"]
+        )
 
     def _check_name(self, what: str, name: str, path: str) -> None:
         if name in ("", ".", "..") or any(char in "/:" or char.isspace() or not char.isprintable() for char in name):

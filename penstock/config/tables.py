@@ -1,16 +1,20 @@
-"""The keys that every port's table may hold beside those of its kind, and what its VLAN keys mean together."""
+"""Tables of a bridge: the keys of every port's beside those of its kind, what VLAN keys mean together, flow tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from annotated_doc import Doc
 from annotated_types import Interval
 
 from penstock.config.errors import Problem, join_key
-from penstock.ports.spec import VlanConfig, VlanId, VlanMode
+from penstock.config.schema import check_table, settings_of
+from penstock.engine.flow_tables import TABLES
+from penstock.packet.fields import BY_NAME
+from penstock.ports.spec import POLICING_PREFIX, Policing, TableSpec, TrunkId, VlanConfig, VlanId, VlanMode
+from penstock.switch.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class PortKeys:
     ] = None
     tag: Annotated[VlanId | None, Doc("The VLAN of an access port, or the native VLAN of a native one.")] = None
     trunks: Annotated[
-        tuple[VlanId, ...],
+        tuple[TrunkId, ...],
         Doc(
-            "The VLANs that a trunk or native port carries; every VLAN when absent. The native VLAN is always carried."
+            "The VLANs that a trunk or native port carries; every VLAN when absent. 0 stands for untagged frames of a "
+            "trunk. The native VLAN is always carried."
         ),
     ] = ()
     mtu: Annotated[
@@ -44,6 +49,19 @@ class PortKeys:
         Annotated[int, Interval(ge=1, le=0xFEFF)] | None,
         Doc("The port's OpenFlow number; when absent, the lowest that is free in its bridge."),
     ] = None
+    protected: Annotated[
+        bool, Doc("Whether the port exchanges no frames with other protected ports of its bridge, as tenants of one.")
+    ] = False
+
+
+PORT_SETTINGS = settings_of(PortKeys) | {
+    POLICING_PREFIX + key: replace(setting, key=POLICING_PREFIX + key) for key, setting in settings_of(Policing).items()
+}
+
+
+def policing(values: Mapping[str, Any]) -> Policing:
+    """What the keys `ingress_policing_...` ask for."""
+    return Policing(**{key: values[POLICING_PREFIX + key] for key in settings_of(Policing)})
 
 
 def vlan_config(values: Mapping[str, Any], path: str, problems: list[Problem]) -> VlanConfig:
@@ -62,3 +80,16 @@ def vlan_config(values: Mapping[str, Any], path: str, problems: list[Problem]) -
         message = f"{list(trunks)} is wrong: an access port carries only its tag; leave trunks out or change vlan_mode"
         problems.append(Problem(join_key(path, "trunks"), message))
     return VlanConfig(mode=mode, tag=tag, trunks=tuple(sorted(set(trunks))))
+
+
+def flow_table(number: str, path: str, table: Mapping[str, Any], problems: list[Problem]) -> TableSpec | None:
+    """What an operator sets of a flow table; None when any of it is wrong, which is added to ``problems``."""
+    if not number.isdecimal() or int(number) >= TABLES:
+        problems.append(Problem(path, f"{number!r} is no flow table: they are numbered from 0 to {TABLES - 1}"))
+        return None
+    before = len(problems)
+    values = check_table(table, settings_of(TableSpec), path, problems)
+    for field in values.get("groups", ()):
+        if field not in BY_NAME:
+            problems.append(Problem(join_key(path, "groups"), unknown("match field", field, BY_NAME)))
+    return TableSpec(int(number), **values) if len(problems) == before else None

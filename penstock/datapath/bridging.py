@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.datapath.clones import drop
+from penstock.datapath.clones import drop_all
 from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
@@ -47,7 +47,5 @@ def enter(worker, number, packets, count):
         if port.capture != 0:
             capture(worker, number, RECEIVED, packets, count, port.capture)
     if port.state != PORT_UP:
-        for _ in range(count):
-            drop(worker, number, INGRESS_DOWN)
-        return 0
+        return drop_all(worker, number, INGRESS_DOWN, count)
     return forward(worker, number, packets, count)

@@ -41,6 +41,14 @@ def drop(worker, number, reason):
 
 
 @kernel
+def drop_all(worker, number, reason, packets):
+    """The same for several."""
+    for _ in range(packets):
+        drop(worker, number, reason)
+    return 0
+
+
+@kernel
 def copy_descriptor(buffer, packet):
     """Make the pool buffer a packet like another, but for the place of its key and headers; the new PACKET."""
     copy(buffer, packet, PACKET_BYTES)

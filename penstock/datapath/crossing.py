@@ -8,7 +8,7 @@ came, without a queue between.
 from __future__ import annotations
 
 from penstock.datapath.bridging import enter
-from penstock.datapath.clones import drop
+from penstock.datapath.clones import drop, drop_all
 from penstock.datapath.drops import NO_PEER, PATCH_LOOP
 from penstock.datapath.handover import capture
 from penstock.datapath.layout import (
@@ -29,7 +29,9 @@ from penstock.datapath.layout import (
 )
 from penstock.datapath.output import take_burst
 from penstock.datapath.trace import CROSSES_PATCH, DECAPSULATED, note
+from penstock.datapath.tunnel.arrivals import forget_arrival
 from penstock.datapath.tunnel.find import note_remote
+from penstock.datapath.tunnel.layout import BY_VLAN, tunnel_at
 from penstock.datapath.tunnel.pop import NOT_OURS, decapsulate
 from penstock.datapath.tunnel.send import send_into_tunnel
 from penstock.machine import call2, entry, kernel, load64, load_acquire, store64
@@ -43,9 +45,7 @@ def cross_patch(worker, number):
     out = port_at(w.ports + number * PORT_BYTES)
     peer = out.peer
     if peer < 0:
-        for _ in range(count):
-            drop(worker, number, NO_PEER)
-        return 0
+        return drop_all(worker, number, NO_PEER, count)
     if out.capture != 0 and w.trace == 0:
         capture(worker, number, TRANSMITTED, w.arrived, count, out.capture)
     kept = 0
@@ -58,6 +58,7 @@ def cross_patch(worker, number):
             drop(worker, peer, PATCH_LOOP)
             continue
         p.depth += 1
+        p.remote = 0
         w.crossed = 1
         store64(w.patched + kept * 8, packet)
         kept += 1
@@ -77,9 +78,12 @@ def arrive(worker, number):
     Packets of one tunnel port that follow one another enter its bridge as a burst.
     """
     w = worker_at(worker)
+    arrivals = load_acquire(worker + WORKER_ARRIVALS)
+    if arrivals == 0:
+        return call2(w.transmit, worker, number)
     output = w.outputs + number * OUTPUT_BYTES
     count = take_burst(worker, number)
-    arrivals = load_acquire(worker + WORKER_ARRIVALS)
+    forget_arrival(worker)
     host = 0
     kept = 0
     for i in range(count):
@@ -95,7 +99,8 @@ def arrive(worker, number):
                 continue
             p.depth += 1
             p.in_port = target
-            note_remote(worker, target, packet)
+            if tunnel_at(port_at(w.ports + target * PORT_BYTES).tunnel).flags & BY_VLAN != 0:
+                note_remote(worker, target, packet)
             store64(w.arrived + kept * 8, packet)
             kept += 1
             if w.trace != 0:

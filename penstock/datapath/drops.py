@@ -57,6 +57,10 @@ REASONS: tuple[Reason, ...] = (
     Reason("tunnel_header", "rx", "the tunnel header is cut off, or has a reserved bit or an unknown critical option"),
     Reason("tunnel_unknown", "rx", "no tunnel port is for this key and remote address"),
     Reason("tunnel_checksum", "rx", "the checksum of the outer packet is wrong"),
+    Reason(
+        "ingress_policed", "rx", "more than the port's ingress_policing_rate or ingress_policing_kpkts_rate lets in"
+    ),
+    Reason("protected", "rx", "from one protected port to another: see 'protected' of both"),
     Reason("tunnel_congested", "rx", "congestion was met on the way of a packet that cannot be marked (RFC 6040)"),
 )
 
@@ -98,5 +102,7 @@ REASONS: tuple[Reason, ...] = (
     TUNNEL_HEADER,
     TUNNEL_UNKNOWN,
     TUNNEL_CHECKSUM,
+    INGRESS_POLICED,
+    PROTECTED,
     TUNNEL_CONGESTED,
 ) = range(len(REASONS))

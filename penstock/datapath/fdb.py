@@ -245,3 +245,21 @@ def fdb_add_static(fdb, key, place, now):
         store_release(entry_at + 8, place | VALID | STATIC | (now << SECOND_SHIFT))
     store_release(lock, 0)
     return int(entry_at != 0)
+
+
+@entry("int64(int64, int64)")
+def fdb_remove(fdb, key):
+    """Forget an address, static or not: 1, or 0 when it is not there. The main thread only."""
+    bucket = fdb_bucket(fdb, key)
+    lock = fdb_lock(fdb, bucket)
+    entry_at = fdb_find(bucket, key)
+    removed = 0
+    if entry_at != 0:
+        value = load_acquire(entry_at + 8)
+        # A worker refreshes the second, without the lock, at any time.
+        while value != 0 and cas(entry_at + 8, value, 0) == 0:
+            value = load_acquire(entry_at + 8)
+        removed = int(value != 0)
+        atomic_add(fdb + COUNT, -removed)
+    store_release(lock, 0)
+    return removed

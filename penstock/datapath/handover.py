@@ -17,6 +17,7 @@ from penstock.datapath.layout import (
     packet_at,
     worker_at,
 )
+from penstock.datapath.parsing import complete
 from penstock.datapath.trace import PUNTED, note
 from penstock.machine import copy, fence, kernel, load64, load_acquire, monotonic_ns, store64, sys_write, view
 from penstock.memory import ASKED, record_commit, record_reserve
@@ -92,6 +93,7 @@ def make_packet_in(worker, packet, number):
     r.port = number
     r.wire_length = length
     r.length = kept
+    complete(packet)
     copy(record + PACKET_IN_KEY, p.key, KEY_SIZE)
     copy_packet(record + PACKET_IN_BYTES, packet, kept)
     return record

@@ -41,34 +41,33 @@ def map_slot(table, key):
 
 
 @inlined
-def map_find(table, key):
-    """The value of a key, or 0."""
+def map_place(table, key):
+    """The slot with a key, or the free one where the search for it ends."""
     m = map_at(table)
     place = hash64(key) & m.mask
     while True:
         slot = m.slots + place * SLOT_BYTES
         found = load_acquire(slot)
-        if found == key:
-            return load_acquire(slot + 8)
-        if found == 0:
-            return 0
+        if found == key or found == 0:
+            return slot
         place = place + 1 & m.mask
+
+
+@inlined
+def map_find(table, key):
+    """The value of a key, or 0."""
+    slot = map_place(table, key)
+    return load_acquire(slot + 8) if load_acquire(slot) == key else 0
 
 
 @kernel
 def put(table, key, value):
     """See ``map_put``."""
     m = map_at(table)
-    place = hash64(key) & m.mask
-    while True:
-        slot = m.slots + place * SLOT_BYTES
-        found = load_acquire(slot)
-        if found == key:
-            store_release(slot + 8, value)
-            return 1
-        if found == 0:
-            break
-        place = place + 1 & m.mask
+    slot = map_place(table, key)
+    if load_acquire(slot) == key:
+        store_release(slot + 8, value)
+        return 1
     if (m.count + 1) * 2 > m.mask + 1:
         return 0
     m.count += 1

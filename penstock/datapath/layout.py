@@ -54,7 +54,7 @@ PACKET = np.dtype(
         ("gso_size", "u2"),
         ("gso_type", "u1"),
         ("flags", "u1"),
-        ("l3", "u2"),  # offsets from the frame's start, set by parse; 0: no such layer
+        ("l3", "u2"),  # offsets from the frame's start, set by parse; 0: no such layer, or (l4) not looked for
         ("l4", "u2"),
         ("depth", "u1"),  # patch ports and tunnels crossed
         ("tagged", "u1"),  # 1 when the frame has a VLAN tag now
@@ -65,7 +65,8 @@ PACKET = np.dtype(
         ("frags", "i8"),  # address of FRAGs that make up the tail; 0: it is one piece at ``tail``
         ("frag_count", "i8"),
         ("remote", "i8"),  # the tunnel's far end that it came from or goes to, as an FDB entry has it; 0: none
-        ("pad", "i8", 4),
+        ("whole", "i8"),  # 1 when its key has every layer that it has; 0: layer 2
+        ("pad", "i8", 3),
     ],
     align=True,
 )
@@ -134,8 +135,8 @@ PORT_CONFIG = np.dtype(
 CONFIG_MEMBERS = offset(PORT_CONFIG, "members")
 
 PORT_FREE, PORT_UP, PORT_DOWN = range(3)
-# Where what leaves by a port goes: to its device, into the peer's bridge, into a tunnel, or to the device of a host
-# with tunnels, where what a tunnel brought is unpacked first.
+# Where what leaves by a port goes: to its device, into the peer's bridge, into a tunnel, or to the host's own device,
+# where what a tunnel brought is unpacked first. It never changes.
 EGRESS_DEVICE, EGRESS_PATCH, EGRESS_TUNNEL, EGRESS_LOCAL = range(4)
 PORT = np.dtype(
     [
@@ -149,10 +150,11 @@ PORT = np.dtype(
         ("capture", "i4"),  # bytes of each frame to capture; 0 off
         ("ofport", "i4"),  # OpenFlow port number in its bridge
         ("key_word", "i8"),  # in_port and in_phy_port as they stand in a flow key
-        ("of_config", "i4"),  # OFPPC_ bits: what OpenFlow forbids the port
+        ("of_config", "i4"),  # OFPPC_ bits: what OpenFlow forbids the port; PROTECTED_PORT
         ("egress", "i4"),
         ("tunnel", "i8"),  # TUNNEL of a tunnel port
-        ("pad", "i8", 7),
+        ("policer", "i8"),  # POLICER of what it may receive; 0: no limit
+        ("pad", "i8", 6),
         ("name", "S64"),
     ],
     align=True,
@@ -166,11 +168,13 @@ BRIDGE = np.dtype(
         ("ageing", "i8"),
         ("pipeline", "i8"),
         ("tunnels", "i8"),  # tunnel ports that it has: the tunnel's part of a packet's key is of use
-        ("pad", "i8", 2),
+        ("forward_bpdu", "i8"),
+        ("flood_vlans", "i8"),  # bits of 4096 VLANs in which nothing is learned; 0: there are none
         ("name", "S64"),
     ],
     align=True,
 )
+PROTECTED_PORT = 1 << 16  # beyond the bits that OpenFlow has
 MEMBERS = np.dtype([("count", "i8"), ("ports", "i4", MAX_PORTS)], align=True)
 MEMBER_PORTS = offset(MEMBERS, "ports")
 
@@ -226,13 +230,14 @@ WORKER = np.dtype(
         ("burst", "i8"),  # BURST addresses: of ``packets``, one after the other
         ("staged", "i8"),  # BURST addresses: what goes to one tx_burst
         ("patched", "i8"),  # BURST addresses: what enters another bridge
+        ("policed", "i8"),  # BURST addresses: what a port's POLICER let in
         ("arrived", "i8"),  # BURST addresses: what left by one port for elsewhere
         ("endpoints", "i8"),  # BURST addresses: ENDPOINTs that those go to
         ("aside", "i8"),  # ASIDE_MAX pairs of port number and address: what found no place in an output burst
         ("blocked", "i8"),  # port numbers whose output has to wait for buffers, i4
         ("cut", "i8"),  # CUT_MAX addresses of clones: segments and copies for tunnels
         ("cut_joined", "i8"),  # FRAME_MAX bytes for the one tail that such segments share
-        ("arrivals", "i8"),  # ARRIVALS: what tunnels end here
+        ("arrivals", "i8"),  # ARRIVALS: what tunnels end here; 0: none ever did
         ("asks", "i8"),  # record ring to the main thread: packets whose tunnel's far end is not known
         ("asks_fd", "i8"),  # eventfd that wakes it
         ("answers", "i8"),  # record ring with those packets, when it is; 0 but for worker 0
@@ -274,6 +279,16 @@ WORKER = np.dtype(
         ("blocked_count", "i8"),
         ("cut_count", "i8"),
         ("cut_joined_count", "i8"),  # tails in ``cut_joined``
+        ("ask_second", "i8"),  # of ``now``, in which
+        ("ask_count", "i8"),  # so much was put in ``asks``,
+        ("told_count", "i8"),  # and so many of these were too big
+        ("links", "i8"),  # 1: the burst parsed last has keys of layer 2
+        ("seen", "i8"),  # what ARRIVALS had for the packet unpacked last, which had
+        ("seen_key", "i8"),  # this service and tunnel key, and these words of addresses
+        ("seen_first", "i8"),
+        ("seen_second", "i8"),
+        ("seen_third", "i8"),
+        ("seen_fourth", "i8"),
         ("batch_count", "i8"),  # packets in ``patched`` on their way into the underlay,
         ("batch_port", "i8"),  # and the port by which they enter it
         ("active_count", "i8"),

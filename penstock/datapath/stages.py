@@ -27,33 +27,11 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import next_dirty, take_back, unblock
-from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, shr, store64
+from penstock.datapath.policing import police
+from penstock.machine import call1, call2, call3, call4, cycles, entry, kernel, load64, store64
 from penstock.memory import pool_put
-from penstock.packet.fields import key_offset
-from penstock.packet.parse import PARSED_TAG, parse
 
 SAMPLED = 64  # one burst in so many has its stages timed
-IN_PORT = key_offset("in_port")
-FROM_CONTROLLER = int.from_bytes(b"\xff\xff\xff\xfd" * 2, "little", signed=True)  # ports of a frame from no port
-
-
-@entry("int64(int64, int64, int64, int64)")
-def parse_burst(worker, number, packets, count):
-    """Fill the flow key and layer offsets of each packet; the burst's bytes."""
-    octets = 0
-    key_word = FROM_CONTROLLER
-    if number >= 0:
-        key_word = port_at(worker_at(worker).ports + number * PORT_BYTES).key_word
-    for i in range(count):
-        p = packet_at(load64(packets + i * 8))
-        found = parse(p.head, p.head_len, p.key)
-        store64(p.key + IN_PORT, key_word)
-        p.in_port = number
-        p.l3 = found & 0xFFFF
-        p.l4 = shr(found, 16) & 0xFFFF
-        p.tagged = 1 if found & PARSED_TAG != 0 else 0
-        octets += p.head_len + p.tail_len
-    return octets
 
 
 @kernel
@@ -134,7 +112,13 @@ def run_burst(worker, rxq):
     if port.capture != 0:
         capture(worker, number, RECEIVED, packets, count, port.capture)
     if port.state == PORT_UP:
-        forward(worker, number, packets, count)
+        policer = port.policer
+        if policer == 0:
+            forward(worker, number, packets, count)
+        else:
+            admitted = police(worker, number, packets, count, policer)
+            if admitted > 0:
+                forward(worker, number, w.policed, admitted)
     else:
         count_drop(counters, INGRESS_DOWN, count)
     t3 = cycles() if sampled else 0

@@ -9,6 +9,8 @@ from penstock.packet.protocols import VLAN_RAW
 
 TAG_BYTES = 4
 VID_MASK = 0x0FFF
+UNTAGGED = 0
+AS_IT_IS = -1
 
 
 @kernel
@@ -28,9 +30,11 @@ def shift(packet, octets):
 
 @kernel
 def set_form(packet, vid):
-    """Give the packet the tag of this VLAN, its priority kept, or with ``vid`` 0 take the tag away."""
+    """Give the packet the tag of this VLAN, its priority kept; take its tag away (UNTAGGED); or leave it AS_IT_IS."""
     p = packet_at(packet)
-    if vid == 0:
+    if vid == AS_IT_IS:
+        return 0
+    if vid == UNTAGGED:
         if p.tagged != 0:
             p.head = pop_vlan(p.head)
             p.tagged = 0

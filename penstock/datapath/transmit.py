@@ -6,7 +6,7 @@ splits large segments, and finishes checksums. Order within the burst is kept.
 
 from __future__ import annotations
 
-from penstock.datapath.clones import drop
+from penstock.datapath.clones import drop, drop_all
 from penstock.datapath.drops import CANNOT_FINISH, MTU_EXCEEDED, NO_BUFFERS, PORT_DOWN
 from penstock.datapath.fragments import join_tail
 from penstock.datapath.handover import capture
@@ -186,9 +186,7 @@ def transmit(worker, number):
     o.count = 0
     port = port_at(w.ports + number * PORT_BYTES)
     if port.state != PORT_UP:
-        for _ in range(count):
-            drop(worker, number, PORT_DOWN)
-        return 0
+        return drop_all(worker, number, PORT_DOWN, count)
     packets = output + OUTPUT_PACKETS
     offloads = txq_at(port.txqs + w.index * TXQ_BYTES).offloads
     limit = port.mtu + ETHERNET_HEADER

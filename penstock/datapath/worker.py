@@ -15,21 +15,15 @@ import platform
 from penstock.datapath.afterwards import run_afterwards
 from penstock.datapath.bridging import forward
 from penstock.datapath.clones import drop, free_clones
-from penstock.datapath.drops import INGRESS_DOWN, TUNNEL_UNRESOLVED
+from penstock.datapath.drops import INGRESS_DOWN
 from penstock.datapath.layout import (
     BURST,
-    EGRESS_TUNNEL,
     EVENTS_MAX,
     FRAME_RECORD,
-    HEADROOM,
     LIST_QUEUES,
-    OUT_PORT,
-    OUT_PROGRAM,
-    PACKET_OFFLOADS,
     POLL_ADAPTIVE,
     POLL_BUSY,
     PORT_BYTES,
-    PORT_FREE,
     PORT_UP,
     RUNNING,
     SLEEPING,
@@ -38,29 +32,20 @@ from penstock.datapath.layout import (
     WORKER_STOP,
     WORKER_TURN_CYCLES,
     WORKER_TURNS,
-    frame_record_at,
     list_at,
-    packet_at,
     port_at,
     rxq_at,
     worker_at,
 )
-from penstock.datapath.output import append
-from penstock.datapath.pipeline.execute import begin
-from penstock.datapath.pipeline.layout import PROGRAM_OPERATIONS, exec_at, pipeline_at
-from penstock.datapath.pipeline.lookup import SEARCH
-from penstock.datapath.stages import reset_depth, run_burst
-from penstock.datapath.tunnel.layout import ASK_BYTES, ASK_TUNNEL, TOO_BIG, ask_at, clear_tunnel
+from penstock.datapath.sending import run_answers, run_packet_out
+from penstock.datapath.stages import run_burst
 from penstock.machine import (
     call1,
-    call2,
     call4,
     clz,
-    copy,
     cycles,
     entry,
     fence,
-    fill,
     kernel,
     load64,
     load_acquire,
@@ -72,8 +57,7 @@ from penstock.machine import (
     sys_epoll_wait,
     sys_read,
 )
-from penstock.memory import record_peek, record_release
-from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, TUNNEL_AT, TUNNEL_SIZE
+from penstock.memory import record_peek
 
 # struct epoll_event is packed on x86-64 only.
 EVENT_DATA, EVENT_BYTES = (4, 12) if platform.machine() == "x86_64" else (8, 16)
@@ -151,111 +135,6 @@ def run_active(worker, now):
             # The device is gone or broken: without this a level-triggered epoll would name it for ever.
             sys_epoll_ctl(w.epoll, EPOLL_CTL_DEL, q.fd, 0)
     return received
-
-
-@kernel
-def run_packet_program(worker, number, packet, pipeline, program):
-    """Do with a packet what a controller said, as if it had come in by a port; by none, it comes in by place 0."""
-    w = worker_at(worker)
-    p = packet_at(packet)
-    e = exec_at(w.exec)
-    e.number = number
-    if number <= 0:
-        e.number = 0
-        port_at(w.ports).bridge = pipeline_at(pipeline).bridge
-    e.pipeline = pipeline
-    e.version = load_acquire(pipeline)
-    e.mode = SEARCH
-    fill(p.key + PARSED_SIZE, 0, KEY_SIZE - PARSED_SIZE)
-    begin(w.exec, packet, p.head_len)
-    e.start = program + PROGRAM_OPERATIONS
-    return call2(w.run_tables, worker, w.exec)
-
-
-@kernel
-def run_packet_out(worker):
-    """Send the frames that the control process handed over: how many."""
-    w = worker_at(worker)
-    ring = w.packet_out
-    if ring == 0:
-        return 0
-    done = 0
-    while done < BURST:
-        record = record_peek(ring)
-        if record == 0:
-            break
-        r = frame_record_at(record)
-        packet = load64(w.burst)
-        p = packet_at(packet)
-        p.head = record + RECORD_BYTES
-        p.head_len = r.length
-        p.tail = 0
-        p.tail_len = 0
-        p.frags = 0
-        p.headroom = RECORD_BYTES
-        p.gso_type = 0
-        p.gso_size = 0
-        p.flags = 0
-        number = r.port
-        if number > 0 and port_at(w.ports + number * PORT_BYTES).state != PORT_UP:
-            number = -1
-        call4(w.parse, worker, number, w.burst, 1)
-        clear_tunnel(w.burst, 1)
-        if r.kind == OUT_PORT:
-            # A port that is down counts the drop; the place of a port that is gone has no counters.
-            if port_at(w.ports + r.target * PORT_BYTES).state != PORT_FREE:
-                append(worker, r.target, packet)
-        elif r.kind == OUT_PROGRAM:
-            run_packet_program(worker, number, packet, r.pipeline, r.program)
-        elif number > 0:
-            forward(worker, number, w.burst, 1)
-        call1(w.flush, worker)
-        if w.crossed != 0:
-            reset_depth(worker)
-        record_release(ring)
-        done += 1
-    return done
-
-
-@kernel
-def run_answers(worker):
-    """Send the packets whose tunnel's far end has been found, and what the host says of others: how many."""
-    w = worker_at(worker)
-    ring = w.answers
-    if ring == 0:
-        return 0
-    done = 0
-    while done < BURST:
-        record = record_peek(ring)
-        if record == 0:
-            break
-        a = ask_at(record)
-        packet = load64(w.burst)
-        p = packet_at(packet)
-        p.head = record + ASK_BYTES
-        p.head_len = a.length
-        p.tail_len = 0
-        p.frags = 0
-        p.headroom = HEADROOM
-        store64(packet + PACKET_OFFLOADS, a.offloads)
-        call4(w.parse, worker, -1, w.burst, 1)
-        copy(p.key + TUNNEL_AT, record + ASK_TUNNEL, TUNNEL_SIZE)
-        p.remote = a.remote
-        p.vid = a.vid
-        port = port_at(w.ports + a.port * PORT_BYTES)
-        if port.state != PORT_FREE:
-            if a.endpoint == TOO_BIG:
-                call4(w.parse, worker, a.port, w.burst, 1)
-                forward(worker, a.port, w.burst, 1)
-            elif a.length == 0:
-                drop(worker, a.port, TUNNEL_UNRESOLVED)  # it waited in vain
-            elif port.egress == EGRESS_TUNNEL:
-                append(worker, a.port, packet)
-            call1(w.flush, worker)
-            reset_depth(worker)
-        record_release(ring)
-        done += 1
-    return done
 
 
 @kernel

@@ -18,10 +18,17 @@ REQUEST4, REPLY4, REQUEST6, REPLY6 = 8, 0, 128, 129
 
 @dataclass(frozen=True)
 class Echoes:
-    """What came back of `sent` echo requests, and the round-trip times in seconds."""
+    """What came back: per echo request the round-trip time in seconds, or why there is none."""
 
-    sent: int
-    times: tuple[float, ...]
+    outcomes: tuple[float | str, ...]
+
+    @property
+    def sent(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        return tuple(each for each in self.outcomes if isinstance(each, float))
 
     @property
     def received(self) -> int:
@@ -54,19 +61,20 @@ def ping(host: Host, address: str, count: int = 3, timeout: float = 1.0, size: i
     with host.entered():
         endpoint = socket.socket(family, socket.SOCK_RAW, protocol)
     identifier = os.getpid() & 0xFFFF
-    times = []
+    outcomes: list[float | str] = []
     with endpoint:
         for sequence in range(1, count + 1):
             request = _request(version6, identifier, sequence, bytes(index & 255 for index in range(size)))
             began = time.monotonic()
             try:
                 endpoint.sendto(request, (address, 0))
-            except OSError:  # no route, or the kernel's word that an earlier request found nobody: no reply either
+            except OSError as error:  # no route, or the kernel's word that an earlier request found nobody
+                outcomes.append(str(error))
                 time.sleep(0.1)
                 continue
-            if _await_reply(endpoint, version6, identifier, sequence, began + timeout):
-                times.append(time.monotonic() - began)
-    return Echoes(count, tuple(times))
+            replied = _await_reply(endpoint, version6, identifier, sequence, began + timeout)
+            outcomes.append(time.monotonic() - began if replied else "no reply")
+    return Echoes(tuple(outcomes))
 
 
 def _request(version6: bool, identifier: int, sequence: int, payload: bytes) -> bytes:

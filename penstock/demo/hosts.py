@@ -8,11 +8,14 @@ opened inside `entered()` stay in the host, so one Python process can speak for 
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 CLONE_NEWNET = 0x40000000
 IFA_F_NODAD = 0x02  # an IPv6 address is usable at once: there is nobody to have a duplicate
+GROUP_SECONDS = 5.0
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -125,11 +129,33 @@ class Host:
             host, _, length = address.partition("/")
             flags = {"flags": IFA_F_NODAD} if ":" in host else {}
             self.netlink.addr("add", index=self.index(link), address=host, prefixlen=int(length), **flags)
+            if ":" in host:
+                self._await_group(link, solicited_node(host))
+
+    def _await_group(self, link: str, group: str) -> None:
+        """Wait until the kernel has joined an IPv6 group on a device, which it does a little after it has an address:
+        nobody who asks for the address before gets an answer.
+        """
+        wanted = link, ipaddress.IPv6Address(group).packed.hex()
+        deadline = time.monotonic() + GROUP_SECONDS
+        while True:
+            with self.entered():
+                joined = Path("/proc/thread-self/net/igmp6").read_text()
+            if any(tuple(line.split()[1:3]) == wanted for line in joined.splitlines()):
+                return
+            if time.monotonic() > deadline:
+                raise HostError(f"host {self.name}: device '{link}' did not join {group} in {GROUP_SECONDS:g} s")
+            time.sleep(0.005)
 
     def take(self, link: str, source: Host, name: str | None = None) -> None:
         """Move a device from another host into this one, renamed if a name is given."""
         attributes = {} if name is None else {"ifname": name}
         source.netlink.link("set", index=source.index(link), net_ns_fd=self.descriptor, **attributes)
+
+
+def solicited_node(address: str) -> str:
+    """The group in which an IPv6 address is asked for (RFC 4291 section 2.7.1)."""
+    return str(ipaddress.IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + ipaddress.IPv6Address(address).packed[-3:]))
 
 
 def cable(one: Host, one_name: str, other: Host, other_name: str) -> None:

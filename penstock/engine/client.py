@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from penstock.engine.cached_ways import CachedWay
 from penstock.engine.frames import OUT_NORMAL, OUT_PORT, OUT_PROGRAM, Captured, Out, PacketIn, write_packet_out
 from penstock.engine.messages import receive_message, send_message, socket_path
 from penstock.engine.reader import NO_PORT, ArenaReader, EngineError, EngineGone
@@ -22,6 +24,7 @@ from penstock.memory import Arena, ArenaError
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 
 __all__ = [
+    "CachedWay",
     "Captured",
     "EngineClient",
     "EngineError",
@@ -111,17 +114,17 @@ class EngineClient(ArenaReader):
         states = [PortState.from_json(data) for data in self._ask("ports")]
         return {state.spec.name: state for state in states}
 
-    def add_port(self, spec: PortSpec) -> int:
-        """Open a port; its number."""
-        return int(self._ask("add_port", spec=spec.to_json()))
+    def add_ports(self, specs: Sequence[PortSpec]) -> list[str]:
+        """Open ports: for each what went wrong, or ""."""
+        return [str(error) for error in self._ask("add_ports", specs=[spec.to_json() for spec in specs])]
 
     def set_port(self, spec: PortSpec) -> None:
-        """Change a port's VLANs or MTU."""
+        """Change a port's VLANs, MTU, policing or protection."""
         self._ask("set_port", spec=spec.to_json())
 
-    def remove_port(self, name: str) -> None:
-        """Close a port."""
-        self._ask("remove_port", name=name)
+    def remove_ports(self, names: Sequence[str]) -> list[str]:
+        """Close ports: for each what went wrong, or ""."""
+        return [str(error) for error in self._ask("remove_ports", names=list(names))]
 
     def settle(self) -> None:
         """Say that all wanted ports were added: devices kept from an earlier engine and not claimed disappear."""
@@ -132,6 +135,23 @@ class EngineClient(ArenaReader):
         far end that it is behind, of a tunnel port.
         """
         self._ask("add_fdb", bridge=bridge, port=port, vlan=vlan, mac=mac, remote=remote)
+
+    def remove_fdb(self, bridge: str, vlan: int, mac: str) -> None:
+        """Forget an address, static or not."""
+        self._ask("remove_fdb", bridge=bridge, vlan=vlan, mac=mac)
+
+    def inject(self, port: str, frames: Sequence[bytes]) -> None:
+        """Have a dummy port receive frames."""
+        self._ask("inject", name=port, frames=[frame.hex() for frame in frames])
+
+    def cached_ways(self, pipeline: int) -> tuple[int, list[CachedWay]]:
+        """The version of the pipeline at an address of the region, and what the workers' flow caches hold of it."""
+        version, ways = self._ask("cached_ways", pipeline=pipeline)
+        return int(version), [CachedWay.from_json(each) for each in ways]
+
+    def rx_queues(self) -> dict[int, list[tuple[str, int]]]:
+        """By worker, the ports and numbers of the receive queues that it polls."""
+        return {worker: [(str(p), int(q)) for p, q in some] for worker, some in enumerate(self._ask("rx_queues"))}
 
     def driver_stats(self) -> dict[str, dict[str, int]]:
         """Per port, the counters of the device behind it."""

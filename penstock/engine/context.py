@@ -32,11 +32,12 @@ from penstock.datapath.layout import (
     WORKER,
 )
 from penstock.datapath.normal import normal
+from penstock.datapath.parsing import parse_burst
 from penstock.datapath.pipeline.edits import edit
 from penstock.datapath.pipeline.execute import run_tables
 from penstock.datapath.pipeline.layout import CACHE_WAYS, CACHED_BYTES, EXEC, LINE
 from penstock.datapath.pipeline.stage import run_pipeline
-from penstock.datapath.stages import flush, parse_burst
+from penstock.datapath.stages import flush
 from penstock.datapath.transmit import transmit
 from penstock.machine import records
 from penstock.memory import CACHE, CACHE_SLOTS, cache_init, pool_bytes, pool_init
@@ -81,7 +82,7 @@ def make_worker(allocate: Allocate, worker: int, index: int, pool: int) -> Any:
     row["outputs"] = allocate(MAX_PORTS * OUTPUT_BYTES)
     row["dirty"] = allocate(MAX_PORTS * 4)
     row["packets"], row["keys"] = allocate(BURST * PACKET_BYTES), allocate(BURST * KEY_SIZE)
-    for name in ("burst", "staged", "patched", "arrived", "endpoints", "segments"):
+    for name in ("burst", "staged", "patched", "policed", "arrived", "endpoints", "segments"):
         row[name] = allocate(BURST * 8)
     row["clones"], row["cut"] = allocate(CLONES_MAX * 8), allocate(CUT_MAX * 8)
     row["aside"], row["blocked"] = allocate(ASIDE_MAX * 16), allocate(MAX_PORTS * 4)

@@ -1,37 +1,39 @@
 """The engine: bridges, ports and their queues, brought up and down while workers forward. The main thread's alone.
 
-Everything workers follow is prepared first, then published by a pointer or state store; what is taken away is
-unpublished, then a quiet point is awaited, then it is freed.
+How ports come and go is in ``installing``.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from penstock.datapath.fdb import FOREVER, REMOTE_SHIFT, STATIC, fdb_add_static, fdb_expire
-from penstock.datapath.layout import EGRESS_PATCH, PORT_DOWN, PORT_UP, RXQ, SWITCH
+from penstock.datapath.fdb import FOREVER, STATIC, fdb_expire
+from penstock.datapath.layout import PROTECTED_PORT, SWITCH
+from penstock.datapath.pipeline.layout import EXEC
 from penstock.datapath.pipeline.outputs import OFPPC_PORT_DOWN
+from penstock.engine.beside import hosts_beside
+from penstock.engine.cached_ways import cached_ways
 from penstock.engine.fdstore import FdStore
 from penstock.engine.flow_region import map_region, unmap_region
+from penstock.engine.installing import add_ports, remove_ports
 from penstock.engine.open_port import EngineFault, OpenPort, check_name, naming
 from penstock.engine.port_map import map_ports
-from penstock.engine.tables import NO_PEER, OFPORT_LOCAL, Tables
+from penstock.engine.tables import Tables
 from penstock.engine.workers import Workers
 from penstock.machine import records
 from penstock.memory import Arena, ArenaError, free_huge_bytes
-from penstock.ports import KINDS, PortContext, PortError
+from penstock.ports import PortContext, PortError
+from penstock.ports.dummy import Dummy
 from penstock.ports.loop import Loop
-from penstock.ports.netdev import parse_mac
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 from penstock.ports.tunnel.underlay import Underlay, UnderlayContext
 
 PLAIN_ARENA_BYTES = 2 << 30  # plain pages cost nothing until they are used
 HUGE_ARENA_BYTES = 512 << 20  # huge pages are taken whole, at once
 DEFAULT_MTU = 1500
-VLAN_MAX = 4094
 
 
 class Engine:
@@ -64,9 +66,8 @@ class Engine:
                 asks_fd=self.workers.asks_fd,
                 answers=self.workers.answers,
                 publish_arrivals=self.workers.publish_arrivals,
-                set_local=self.tables.set_local,
                 number_of=lambda name: self.ports[name].number,
-                beside=self._hosts_beside,
+                beside=lambda name: hosts_beside(self.ports, name),
             )
         )
         self._region_fd = -1
@@ -86,8 +87,7 @@ class Engine:
 
     def stop(self) -> None:
         """Stop forwarding and close every port; TAPs that nothing else holds disappear."""
-        for name in list(self.ports):
-            self.remove_port(name)
+        remove_ports(self, list(self.ports))
         self.underlay.close()
         self.workers.stop()
         if self._region_fd >= 0:
@@ -135,7 +135,8 @@ class Engine:
             raise EngineFault(f"bridge '{spec.name}' cannot be added: {error}") from error
         self.bridges[spec.name] = number, spec
 
-    def _bridge(self, name: str) -> tuple[int, BridgeSpec]:
+    def bridge(self, name: str) -> tuple[int, BridgeSpec]:
+        """A bridge's number and spec. Raises EngineFault."""
         try:
             return self.bridges[name]
         except KeyError:
@@ -143,41 +144,49 @@ class Engine:
 
     def set_bridge(self, spec: BridgeSpec) -> None:
         """Change a bridge's settings. Its learned addresses are forgotten when the table's size changes."""
-        number, old = self._bridge(spec.name)
-        fdb = int(self.tables.bridges[number]["fdb"])
-        resized = spec.mac_table_size != old.mac_table_size
-        self.tables.set_bridge(number, spec, resized)
+        number, old = self.bridge(spec.name)
+        unused = self.tables.set_bridge(number, spec, spec.mac_table_size != old.mac_table_size)
         self.bridges[spec.name] = number, spec
-        if resized:
+        if unused:
             self.workers.quiesce()
-            self.arena.free(fdb)
+            for each in unused:
+                self.arena.free(each)
 
     def remove_bridge(self, name: str) -> None:
         """Remove a bridge that has no ports."""
-        number, _spec = self._bridge(name)
+        number, _spec = self.bridge(name)
         left = [port.spec.name for port in self.ports.values() if port.spec.bridge == name]
         if left:
             raise EngineFault(f"bridge '{name}' still has ports: {', '.join(left)}; remove them first")
         row = self.tables.bridges[number]
         self.workers.quiesce()
         row["state"], row["name"], row["pipeline"] = 0, b"", 0
-        for column in ("fdb", "members"):
-            self.arena.free(int(row[column]))
+        for column in ("fdb", "members", "flood_vlans"):
+            if row[column]:
+                self.arena.free(int(row[column]))
+            row[column] = 0
         del self.bridges[name]
 
-    def _publish_members(self, bridge: int, name: str) -> None:
-        row = self.tables.bridges[bridge]
-        self._map_ports(bridge, name, int(row["pipeline"]))
-        old = int(row["members"])
-        here = [port for port in self.ports.values() if port.spec.bridge == name]
-        row["members"] = self.tables.member_list([port.number for port in here])
-        row["tunnels"] = sum(1 for port in here if port.port.tunnel)
-        self.workers.quiesce()
-        self.arena.free(old)
+    def publish_members(self, names: Collection[str]) -> list[int]:
+        """Show workers the ports that these bridges have now; old lists, to be freed after a quiet point."""
+        by_bridge: dict[str, list[OpenPort]] = {name: [] for name in names}
+        for port in self.ports.values():
+            if port.spec.bridge in by_bridge:
+                by_bridge[port.spec.bridge].append(port)
+        unused = []
+        for name, here in by_bridge.items():
+            number, _ = self.bridge(name)
+            row = self.tables.bridges[number]
+            self._map_ports(number, name, int(row["pipeline"]))
+            unused.append(int(row["members"]))
+            row["members"] = self.tables.member_list([port.number for port in here])
+            row["tunnels"] = sum(1 for port in here if port.port.tunnel)
+        return unused
 
     # Ports
 
-    def _context(self, spec: PortSpec) -> PortContext:
+    def context(self, spec: PortSpec) -> PortContext:
+        """What a new port gets of the engine."""
         return PortContext(
             arena=self.arena,
             workers=len(self.workers.all),
@@ -195,81 +204,23 @@ class Engine:
         )
 
     def add_port(self, spec: PortSpec) -> int:
-        """Open a port and let it forward; its number."""
-        bridge, _ = self._bridge(spec.bridge)
-        check_name("port", spec.name)
-        if spec.name in self.ports:
-            raise EngineFault(f"port '{spec.name}' exists already, on bridge '{self.ports[spec.name].spec.bridge}'")
-        if spec.kind not in KINDS:
-            raise EngineFault(
-                f"port '{spec.name}': type '{spec.kind}' is unknown; known are: {', '.join(sorted(KINDS))}"
-            )
-        kind = KINDS[spec.kind]
-        try:
-            number = self.tables.free_port_number()
-            port = kind(spec.name, kind.Options(**spec.options), self._context(spec))
-            port.open()
-        except (LookupError, TypeError, PortError, ArenaError, OSError) as error:
-            raise EngineFault(naming(spec.name, error)) from error
-        opened = OpenPort(number, spec, port)
-        try:
-            self._install(opened, bridge)
-        except BaseException as error:
-            # Whatever went wrong, nothing half-made stays.
-            self._uninstall(opened)
-            if isinstance(error, ArenaError | OSError):
-                raise EngineFault(naming(spec.name, error)) from error
-            raise
-        self._link_patches()
-        self._show_internal()
-        port.start()
-        return number
+        """Open a port and let it forward; its number. Raises EngineFault."""
+        (error,) = add_ports(self, [spec])
+        if error:
+            raise EngineFault(error)
+        return self.ports[spec.name].number
 
-    def _hosts_beside(self, name: str) -> list[int]:
-        """The numbers of the internal ports in the bridge of a port."""
-        bridge = self.ports[name].spec.bridge
-        return [each.number for each in self.ports.values() if each.port.is_host and each.spec.bridge == bridge]
+    def remove_port(self, name: str) -> None:
+        """Stop a port's forwarding and close it. Raises EngineFault."""
+        (error,) = self.remove_ports([name])
+        if error:
+            raise EngineFault(error)
 
-    def _show_internal(self) -> None:
-        """Tell the underlay what devices the host's own addresses may be on."""
-        hosts = {each.port.netdev: each.number for each in self.ports.values() if each.port.is_host}
-        self.underlay.set_internal(hosts)
-
-    def _install(self, opened: OpenPort, bridge: int) -> None:
-        port, spec, number = opened.port, opened.spec, opened.number
-        opened.ofport = self._ofport(spec, bridge)
-        row = self.tables.add_port(number, spec.name, bridge, spec.vlan, port.mtu, port.egress)
-        self.tables.set_ofport(number, opened.ofport)
-        row["tunnel"] = port.tunnel
-        if port.vlans:
-            self.tables.carry_vlans(number, port.vlans)
-        scratch = [(int(worker.row["tx_scratch"]), int(worker.row["after"])) for worker in self.workers.all]
-        opened.locks = self.tables.set_txqs(number, port.tx, port.offloads, scratch)
-        self.ports[spec.name] = opened
-        row["state"] = PORT_UP
-        opened.check(self.tables.ports[opened.number])
-        for each in port.rx:
-            rxq = self.arena.allocate(RXQ.itemsize)
-            row = records(RXQ, rxq)[0]
-            row["rx"], row["release"], row["pending"], row["arm"] = each.rx, each.release, each.pending, each.arm
-            row["ctx"], row["fd"], row["port"] = each.ctx, each.fd, number
-            opened.rxqs.append(rxq)
-            self.workers.deal(rxq)
-        self.workers.publish()
-        self._publish_members(bridge, spec.bridge)
-
-    def _ofport(self, spec: PortSpec, bridge: int) -> int:
-        """The OpenFlow number that a port asks for, or one that is free in its bridge."""
-        if spec.kind == "internal" and spec.name == spec.bridge:
-            return OFPORT_LOCAL
-        if spec.ofport is None:
-            return self.tables.free_ofport(bridge)
-        for other in self.ports.values():
-            if other.spec.bridge == spec.bridge and other.ofport == spec.ofport:
-                raise EngineFault(
-                    f"port '{spec.name}': OpenFlow port {spec.ofport} is port '{other.spec.name}' already"
-                )
-        return spec.ofport
+    def remove_ports(self, names: Sequence[str]) -> list[str]:
+        """Close ports: for each what went wrong, or "". What they were named after may be had by others then."""
+        errors = remove_ports(self, names)
+        self._store.sync()
+        return errors
 
     # Flow tables
 
@@ -286,12 +237,14 @@ class Engine:
 
     def set_pipeline(self, bridge: str, address: int) -> None:
         """Have a bridge's packets run through a pipeline of the region; 0: NORMAL forwards them."""
-        number, _ = self._bridge(bridge)
+        number, _ = self.bridge(bridge)
         if address and self._region_fd < 0:
             raise EngineFault(f"bridge '{bridge}': the engine has no region of flow tables yet")
         self._map_ports(number, bridge, address)
-        self.tables.bridges[number]["pipeline"] = address
-        self.workers.quiesce()
+        row = self.tables.bridges[number]
+        if int(row["pipeline"]) != address:
+            row["pipeline"] = address
+            self.workers.quiesce()
 
     def _map_ports(self, number: int, bridge: str, pipeline: int) -> None:
         if pipeline:
@@ -300,49 +253,28 @@ class Engine:
 
     def set_port_config(self, name: str, config: int) -> None:
         """What OpenFlow forbids a port: OFPPC_ bits. That of being down goes for its kernel device too."""
-        opened = self._port(name)
+        opened = self.port(name)
         row = self.tables.ports[opened.number]
         if (int(row["of_config"]) ^ config) & OFPPC_PORT_DOWN:
             try:
                 opened.port.set_up(not config & OFPPC_PORT_DOWN)
             except PortError as error:
                 raise EngineFault(naming(name, error)) from error
-        row["of_config"] = config
+        row["of_config"] = config | int(row["of_config"]) & PROTECTED_PORT
 
-    def _port(self, name: str) -> OpenPort:
+    def port(self, name: str) -> OpenPort:
+        """A port. Raises EngineFault."""
         try:
             return self.ports[name]
         except KeyError:
             raise EngineFault(f"no port '{name}'; there are: {', '.join(self.ports) or 'none'}") from None
 
-    def _uninstall(self, opened: OpenPort) -> None:
-        self.ports.pop(opened.spec.name, None)
-        row = self.tables.ports[opened.number]
-        if row["name"]:
-            bridge, _ = self.bridges[opened.spec.bridge]
-            row["state"] = PORT_DOWN
-            for rxq in opened.rxqs:
-                self.workers.withdraw(rxq)
-            self.workers.publish()
-            self._publish_members(bridge, opened.spec.bridge)
-            self._link_patches()
-            self._show_internal()
-            fdb_expire(int(self.tables.bridges[bridge]["fdb"]), FOREVER, opened.number, 0)
-            self.workers.quiesce()
-            for address in (*opened.rxqs, *([opened.locks] if opened.locks else [])):
-                self.arena.free(address)
-            self.tables.clear_port(opened.number)
-        opened.port.close()
-
-    def remove_port(self, name: str) -> None:
-        """Stop a port's forwarding and close it."""
-        opened = self._port(name)
-        opened.port.stop()
-        self._uninstall(opened)
-
     def set_port(self, spec: PortSpec) -> None:
-        """Change a port's VLANs or MTU while it forwards; a change of VLANs forgets the addresses learned on it."""
-        opened = self._port(spec.name)
+        """Change a port's VLANs, MTU, policing or protection while it forwards.
+
+        A change of VLANs forgets the addresses learned on it.
+        """
+        opened = self.port(spec.name)
         old = opened.spec
         if (spec.bridge, spec.kind, spec.options) != (old.bridge, old.kind, old.options):
             raise EngineFault(f"port '{spec.name}': bridge, type and options cannot change; remove it and add it again")
@@ -362,49 +294,46 @@ class Engine:
             self.workers.quiesce()
             self.arena.free(config)
             fdb_expire(int(self.tables.bridges[int(row["bridge"])]["fdb"]), FOREVER, opened.number, STATIC)
+        row["of_config"] = int(row["of_config"]) & ~PROTECTED_PORT | self.tables.protection(spec)
+        if spec.policing != old.policing:
+            policer = int(row["policer"])
+            row["policer"] = self.tables.policer(spec.policing, self.workers.cycles_hz)
+            if policer:
+                self.workers.quiesce()
+                self.arena.free(policer)
         opened.spec = spec
 
-    def add_fdb(self, bridge: str, port: str, vlan: int, mac: str, remote: str | None = None) -> None:
-        """Add an address of a port, or of a tunnel port's far end, that neither ages nor moves, until it is removed."""
-        number, _ = self._bridge(bridge)
-        opened = self._port(port)
-        if opened.spec.bridge != bridge:
-            raise EngineFault(f"port '{port}' is on bridge '{opened.spec.bridge}', not on '{bridge}'")
-        if not 0 <= vlan <= VLAN_MAX:
-            raise EngineFault(f"VLAN {vlan} is out of range: 0 (untagged) to {VLAN_MAX}")
+    def inject(self, name: str, frames: Sequence[bytes]) -> None:
+        """Have a dummy port receive frames."""
+        port = self.port(name).port
+        if not isinstance(port, Dummy):
+            raise EngineFault(f"port '{name}' is of type {port.kind}: only a dummy port can be told what to receive")
         try:
-            key = int.from_bytes(parse_mac(port, mac), "little") | vlan << 48
-            place = opened.number
-            if remote is not None:
-                place |= self.underlay.remote_number(port, remote) << REMOTE_SHIFT
+            port.inject(frames)
         except PortError as error:
             raise EngineFault(str(error)) from error
-        if not fdb_add_static(int(self.tables.bridges[number]["fdb"]), key, place, int(time.monotonic())):
-            raise EngineFault(f"bridge '{bridge}': no room for MAC address {mac} beside other static ones")
+
+    def cached_ways(self, pipeline: int) -> list[Any]:
+        """The version of the pipeline at an address of the flow region, and what the flow caches hold of it."""
+        if self._region_fd < 0:
+            raise EngineFault("there is no flow region: no bridge has flow tables")
+        caches = [records(EXEC, int(worker.row["exec"]))[0] for worker in self.workers.all]
+        version, ways = cached_ways(caches, pipeline)
+        return [version, [way.to_json() for way in ways]]
+
+    def rx_queues(self) -> list[list[tuple[str, int]]]:
+        """For each worker, the ports and numbers of the receive queues that it polls."""
+        places = {rxq: (name, queue) for name, opened in self.ports.items() for queue, rxq in enumerate(opened.rxqs)}
+        return [[places[rxq] for rxq in worker.queues if rxq in places] for worker in self.workers.all]
 
     def set_capture(self, name: str, snaplen: int) -> None:
         """Copy the first ``snaplen`` bytes of every frame that passes the port to the control process; 0 stops it."""
-        self.tables.ports[self._port(name).number]["capture"] = snaplen
+        self.tables.ports[self.port(name).number]["capture"] = snaplen
 
     def set_punt(self, enabled: bool) -> None:
         """Whether frames for reserved group addresses go to the control process as packet-ins."""
         for worker in self.workers.all:
             worker.row["punt"] = int(enabled)
-
-    def _link_patches(self) -> None:
-        """Join patch ports that name each other; one whose peer is missing or names another drops what it gets."""
-        for opened in self.ports.values():
-            row = self.tables.ports[opened.number]
-            if row["egress"] != EGRESS_PATCH:
-                continue
-            wanted = opened.spec.options["peer"]
-            peer = self.ports.get(wanted)
-            joined = peer is not None and peer.spec.options.get("peer") == opened.spec.name
-            row["peer"] = peer.number if peer is not None and joined else NO_PEER
-            opened.state, opened.error = "up", ""
-            if not joined:
-                opened.state = "error"
-                opened.error = f"peer '{wanted}' " + ("does not exist" if peer is None else "does not name this port")
 
     def check_ports(self) -> None:
         """Look at every port's device. Called each second."""

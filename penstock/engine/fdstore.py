@@ -9,6 +9,7 @@ JSON object, descriptors travel beside it (SCM_RIGHTS):
     {"op": "store", "name": N} + descriptors     keep them, in place of what N had
     {"op": "forget", "name": N}                  close what N had
     {"op": "take"}                               answered by {"name": N} + descriptors for each name, then {"end": true}
+    {"op": "sync"}                               answered by {"end": true}: what was asked before has been done
 
 Used by the engine's main thread alone. Without a supervisor (no variable) every call does nothing.
 """
@@ -19,6 +20,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 ENVIRONMENT = "PENSTOCK_FDSTORE"
 MESSAGE_BYTES = 4096
@@ -46,6 +48,19 @@ class FdStore:
         if self._socket is not None:
             self._socket.send(json.dumps({"op": "forget", "name": name}).encode())
 
+    def sync(self) -> None:
+        """Wait until all that was asked before has been done. Raises ConnectionError when the supervisor is gone."""
+        if self._socket is not None:
+            self._socket.send(json.dumps({"op": "sync"}).encode())
+            self._receive()
+
+    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+        assert self._socket is not None
+        data, fds, _flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, MAX_DESCRIPTORS)
+        if not data:
+            raise ConnectionError("the supervisor closed the descriptor store")
+        return json.loads(data), fds
+
     def take_all(self) -> dict[str, list[int]]:
         """Duplicates of all that is kept, by name; they stay in the store until forgotten or replaced.
 
@@ -56,10 +71,7 @@ class FdStore:
         self._socket.send(json.dumps({"op": "take"}).encode())
         taken: dict[str, list[int]] = {}
         while True:
-            data, fds, _flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES, MAX_DESCRIPTORS)
-            if not data:
-                raise ConnectionError("the supervisor closed the descriptor store")
-            message = json.loads(data)
+            message, fds = self._receive()
             if "end" in message:
                 return taken
             taken[message["name"]] = fds

@@ -105,7 +105,7 @@ class FlowRegion:
         self._flows = records(np.dtype(np.int64), int(self.header["flows"]), FLOWS_MAX)
         self._sums = ctypes.create_string_buffer(_SUMS.size)
         self._sums_address = ctypes.addressof(self._sums)
-        self._programs: dict[tuple[bytes, bytes], int] = {}
+        self._programs: dict[int, int] = {}  # addresses by the hash of what they are: there may be as many as flows
         self._blobs: dict[bytes, int] = {}
         self._workers: Any = ()
         self._deferred: deque[tuple[list[int], Callable[[], object]]] = deque()
@@ -183,15 +183,15 @@ class FlowRegion:
     def program(self, operations: Sequence[int], source: bytes) -> int:
         """The program with these operations (without END) and source, made when there is none yet."""
         key = (np.array([*operations, END], dtype=np.int64).tobytes(), source)
-        address = self._programs.get(key)
-        if address is None:
+        address = self._programs.get(hash(key))
+        if address is None or self._program_key(address) != key:
             address = self.allocate(PROGRAM_OPERATIONS + len(key[0]) + len(source))
             row = records(PROGRAM, address)[0]
             row["operations"], row["source_bytes"] = len(key[0]), len(source)
             row["kind"], row["port"] = _kind(operations)
             row["rewrites"] = _rewrites(operations)
             ctypes.memmove(address + PROGRAM_OPERATIONS, key[0] + source, len(key[0]) + len(source))
-            self._programs[key] = address
+            self._programs[hash(key)] = address
         return address
 
     def hold(self, program: int) -> None:
@@ -204,7 +204,7 @@ class FlowRegion:
 
     def adopt_program(self, address: int) -> None:
         """Take note of a program that a control process before this one made."""
-        self._programs[self._program_key(address)] = address
+        self._programs[hash(self._program_key(address))] = address
 
     def _program_key(self, address: int) -> tuple[bytes, bytes]:
         row = records(PROGRAM, address)[0]
@@ -233,8 +233,8 @@ class FlowRegion:
         row["references"] -= 1
         if row["references"] == 0:
             key = self._program_key(program)
-            if self._programs.get(key) == program:
-                del self._programs[key]
+            if self._programs.get(hash(key)) == program:
+                del self._programs[hash(key)]
             self.release(program, PROGRAM_OPERATIONS + len(key[0]) + len(key[1]))
 
     # Bytes that operations refer to

@@ -32,6 +32,7 @@ from penstock.datapath.layout import (
     MAX_WORKERS,
     PORT,
     PORT_FREE,
+    PROTECTED_PORT,
     STAGES,
     SWITCH,
     TRANSMITTED,
@@ -130,6 +131,11 @@ class ArenaReader:
             entries.append(FdbEntry(mac, key >> 48, port, age, bool(value & STATIC), remote))
         return sorted(entries, key=lambda entry: (entry.vlan, entry.mac))
 
+    def fdb_stats(self, bridge: str) -> dict[str, int]:
+        """limit (entries at most), evicted and refused (what was replaced, or not learned, for want of room)."""
+        header = records(FDB, int(self._bridge_row(bridge)["fdb"]))[0]
+        return {name: int(header[name]) for name in ("limit", "evicted", "refused")}
+
     def _remote(self, port: int, number: int) -> str:
         """The address of a far end, by its number at a tunnel port; "" for 0."""
         tunnel = int(self._ports[port]["tunnel"])
@@ -201,7 +207,9 @@ class ArenaReader:
 
     def port_configs(self) -> dict[str, int]:
         """Per port, what OpenFlow forbids it: the bits that were last given to ``set_port_config``."""
-        return {name: int(self._ports["of_config"][number]) for number, name in self._numbers().items()}
+        return {
+            name: int(self._ports["of_config"][number]) & ~PROTECTED_PORT for number, name in self._numbers().items()
+        }
 
     def cache_stats(self) -> list[dict[str, int]]:
         """Per worker: packets that went through flow tables, those the flow cache did not know, and its size."""

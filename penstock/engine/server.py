@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from penstock.engine.addresses import add_fdb, remove_fdb
 from penstock.engine.engine import Engine
+from penstock.engine.installing import add_ports
 from penstock.engine.messages import send_message, socket_path, take_message
 from penstock.engine.open_port import EngineFault
 from penstock.memory import ArenaError
@@ -37,14 +39,20 @@ OPERATIONS: dict[str, Operation] = {
     "set_bridge": lambda engine, request: engine.set_bridge(BridgeSpec.from_json(request["spec"])),
     "remove_bridge": lambda engine, request: engine.remove_bridge(request["name"]),
     "ports": lambda engine, _request: [state.to_json() for state in engine.port_states()],
-    "add_port": lambda engine, request: engine.add_port(PortSpec.from_json(request["spec"])),
+    "add_ports": lambda engine, request: add_ports(engine, [PortSpec.from_json(spec) for spec in request["specs"]]),
     "set_port": lambda engine, request: engine.set_port(PortSpec.from_json(request["spec"])),
-    "remove_port": lambda engine, request: engine.remove_port(request["name"]),
+    "remove_ports": lambda engine, request: engine.remove_ports(request["names"]),
     "settle": lambda engine, _request: engine.settle(),
     "driver_stats": lambda engine, _request: engine.driver_stats(),
-    "add_fdb": lambda engine, request: engine.add_fdb(
-        request["bridge"], request["port"], request["vlan"], request["mac"], request.get("remote")
+    "add_fdb": lambda engine, request: add_fdb(
+        engine, request["bridge"], request["port"], request["vlan"], request["mac"], request.get("remote")
     ),
+    "remove_fdb": lambda engine, request: remove_fdb(engine, request["bridge"], request["vlan"], request["mac"]),
+    "inject": lambda engine, request: engine.inject(
+        request["name"], [bytes.fromhex(frame) for frame in request["frames"]]
+    ),
+    "cached_ways": lambda engine, request: engine.cached_ways(request["pipeline"]),
+    "rx_queues": lambda engine, _request: engine.rx_queues(),
     "tunnels": lambda engine, _request: engine.underlay.tunnels(),
     "set_capture": lambda engine, request: engine.set_capture(request["name"], request["snaplen"]),
     "set_punt": lambda engine, request: engine.set_punt(request["enabled"]),

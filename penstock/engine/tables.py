@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from penstock.datapath.layout import (
     BRIDGE,
     COUNTERS,
     COUNTERS_BYTES,
-    EGRESS_DEVICE,
-    EGRESS_LOCAL,
     MAX_BRIDGES,
     MAX_PORTS,
     MAX_WORKERS,
@@ -22,19 +20,31 @@ from penstock.datapath.layout import (
     PORT_CONFIG,
     PORT_DOWN,
     PORT_FREE,
+    PROTECTED_PORT,
     TXQ,
     TXQ_BYTES,
     VLAN_MODES,
     VLAN_OF_TUNNEL,
 )
+from penstock.datapath.pipeline.meters import BAND_DROP, BURST_LIMIT
+from penstock.datapath.policing import POLICER
 from penstock.machine import records, store64
 from penstock.memory import Arena
 from penstock.ports.base import TxSpec
-from penstock.ports.spec import BridgeSpec, VlanConfig
+from penstock.ports.spec import BridgeSpec, Policing, PortSpec, VlanConfig
 
 NO_PEER = -1
 FDB_ALIGN = 128
+VLANS = 4096
+BURST_KILOBITS, BURST_KPKTS = 8000, 16  # of a policed port that asks for none (ovs-vswitchd.conf.db(5))
 OFPORT_MAX, OFPORT_LOCAL, OFPORT_CONTROLLER = 0xFEFF, 0xFFFFFFFE, 0xFFFFFFFD
+
+
+def vlan_bits(vlans: Collection[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """One bit for each VLAN, the lowest first."""
+    member = np.zeros(VLANS, dtype=np.uint8)
+    member[list(vlans)] = 1
+    return np.packbits(member, bitorder="little")
 
 
 class Tables:
@@ -75,30 +85,36 @@ class Tables:
     def vlan_config(self, vlan: VlanConfig) -> int:
         """A new PORT_CONFIG; its address."""
         mode = VLAN_MODES.index(vlan.mode)
-        member = np.zeros(4096, dtype=np.uint8)
-        if vlan.mode == "access":
-            member[vlan.tag or 0] = 1
-        else:
-            member[list(vlan.trunks) or slice(None)] = 1
-            if vlan.mode != "trunk":
-                member[vlan.tag or 0] = 1
+        members = {vlan.tag or 0} if vlan.mode == "access" else set(vlan.trunks or range(VLANS))
+        if vlan.mode not in ("access", "trunk") and vlan.tag:
+            members = members - {0} | {vlan.tag}  # no frame without a tag is of VLAN 0 here
         address = self._arena.allocate(PORT_CONFIG.itemsize)
         row = records(PORT_CONFIG, address)[0]
         row["mode"], row["tag"] = mode, vlan.tag or 0
-        row["members"] = np.packbits(member, bitorder="little")
+        row["members"] = vlan_bits(members)
+        return address
+
+    def policer(self, policing: Policing, cycles_hz: int) -> int:
+        """A new POLICER, its buckets full; its address, 0 when nothing is limited."""
+        if not policing.rate and not policing.kpkts_rate:
+            return 0
+        limits = {
+            "kilobits": (policing.rate, policing.burst or BURST_KILOBITS),
+            "packets": (policing.kpkts_rate * 1000, (policing.kpkts_burst or BURST_KPKTS) * 1000),
+        }
+        address = self._arena.allocate(POLICER.itemsize)
+        row = records(POLICER, address)[0]
+        for name, (rate, burst) in limits.items():
+            row[name]["count"] = int(rate > 0)
+            band = row[name]["bands"][0]
+            band["rate"], band["kind"] = rate, BAND_DROP
+            band["limit"] = band["bucket"] = min(burst, BURST_LIMIT) * cycles_hz
         return address
 
     def carry_vlans(self, number: int, vlans: Sequence[int]) -> None:
         """Have a new port's frames be in one of these VLANs each, as the tunnel tells."""
         row = records(PORT_CONFIG, int(self.ports[number]["config"]))[0]
-        member = np.zeros(4096, dtype=np.uint8)
-        member[list(vlans)] = 1
-        row["mode"], row["members"] = VLAN_OF_TUNNEL, np.packbits(member, bitorder="little")
-
-    def set_local(self, number: int, local: bool) -> None:
-        """Whether what leaves by an internal port may be a tunnel's that ends here."""
-        if self.ports[number]["name"]:
-            self.ports[number]["egress"] = EGRESS_LOCAL if local else EGRESS_DEVICE
+        row["mode"], row["members"] = VLAN_OF_TUNNEL, vlan_bits(vlans)
 
     def member_list(self, numbers: Sequence[int]) -> int:
         """A new list of a bridge's ports; its address."""
@@ -108,21 +124,40 @@ class Tables:
             records(np.dtype(np.int32), address + MEMBER_PORTS, len(numbers))[:] = numbers
         return address
 
-    def set_bridge(self, number: int, spec: BridgeSpec, size_changed: bool = True) -> None:
-        """Fill a bridge's row; a new, empty FDB when its size changed (the old one is the caller's to free)."""
+    @staticmethod
+    def protection(spec: PortSpec) -> int:
+        """What of a port's ``of_config`` says whether it is protected."""
+        return PROTECTED_PORT if spec.protected else 0
+
+    def set_bridge(self, number: int, spec: BridgeSpec, size_changed: bool = True) -> list[int]:
+        """Fill a bridge's row; a new, empty FDB when its size changed.
+
+        Returns what is no longer followed, to be freed after a quiet point.
+        """
         row = self.bridges[number]
+        unused = [int(row["flood_vlans"])]
         if size_changed:
+            unused.append(int(row["fdb"]))
             fdb = self._arena.allocate(fdb_bytes(spec.mac_table_size), FDB_ALIGN)
             fdb_init(fdb, spec.mac_table_size)
             row["fdb"] = fdb
         row["ageing"] = spec.mac_ageing
+        row["forward_bpdu"] = spec.forward_bpdu
+        row["flood_vlans"] = self._flood_vlans(spec.flood_vlans) if spec.flood_vlans else 0
         row["name"] = spec.name.encode()
         row["state"] = 1
+        return [address for address in unused if address]
+
+    def _flood_vlans(self, vlans: Sequence[int]) -> int:
+        """A new map of VLANs; its address."""
+        bits = vlan_bits(vlans)
+        address = self._arena.allocate(len(bits))
+        records(np.dtype(np.uint8), address, len(bits))[:] = bits
+        return address
 
     def free_ofport(self, bridge: int) -> int:
         """The lowest OpenFlow number that no port of the bridge has. Raises LookupError."""
-        here = self.ports[(self.ports["bridge"] == bridge) & (self.ports["name"] != b"")]
-        taken = set(here["ofport"].tolist())
+        taken = set(self.ports["ofport"][(self.ports["bridge"] == bridge) & (self.ports["name"] != b"")].tolist())
         for number in range(1, OFPORT_MAX + 1):
             if number not in taken:
                 return number
@@ -180,7 +215,7 @@ class Tables:
         """Make a port's number free and give its memory back. After a quiet point."""
         row = self.ports[number]
         row["state"] = PORT_FREE
-        for field in ("counters", "txqs", "config"):
+        for field in ("counters", "txqs", "config", "policer"):
             address, row[field] = int(row[field]), 0
             if address:
                 self._arena.free(address)

@@ -255,10 +255,14 @@ class Workers:
 
     def publish(self) -> None:
         """Have all workers follow their lists as they are now; on return no old list is in use."""
-        old = [worker.publish() for worker in self.all]
+        old = self.publish_lists()
         self.quiesce()
         for each in old:
             self._arena.free(each)
+
+    def publish_lists(self) -> list[int]:
+        """Have all workers follow their lists as they are now; the old lists, to be freed after a quiet point."""
+        return [worker.publish() for worker in self.all]
 
     def kick(self) -> None:
         """Wake every sleeping worker."""

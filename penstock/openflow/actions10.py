@@ -6,7 +6,7 @@ What 1.0 has no action for goes back as a Nicira action where there is one, and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from penstock.datapath.pipeline.program import PORT_CONTROLLER
@@ -30,6 +30,7 @@ from penstock.openflow.match import VID_PRESENT, port_16, port_32, wire_of
 from penstock.openflow.wire import ACTION_BAD_LEN, ACTION_BAD_TYPE, NICIRA_ID
 
 OUTPUT, VLAN_VID, VLAN_PCP, STRIP_VLAN, DL_SRC, DL_DST, NW_SRC, NW_DST, NW_TOS, TP_SRC, TP_DST, ENQUEUE = range(12)
+ENQUEUE_ACTIONS = 3  # of 1.3: set-queue, output, pop-queue
 LENGTHS = {DL_SRC: 16, DL_DST: 16, ENQUEUE: 16}
 CLONE_HEAD = 12  # bytes of a clone before its actions, type and length left out
 PORTS = {17: ("udp_src", "udp_dst"), 132: ("sctp_src", "sctp_dst")}
@@ -124,25 +125,44 @@ _SAME: dict[int, tuple[Nx, int]] = {
 }
 
 
+def _enqueue_10(actions: Sequence[tuple[int, memoryview, memoryview]]) -> bytes:
+    """1.0's enqueue when these three of 1.3's actions mean one, else nothing."""
+    if [kind for kind, _, _ in actions] != [Kind.SET_QUEUE, Kind.OUTPUT, Kind.EXPERIMENTER]:
+        return b""
+    (_, queue, _), (_, output, _), (_, after, _) = actions
+    if struct.unpack_from("!IH", after) != (NICIRA_ID, Nx.POP_QUEUE):
+        return b""
+    (port,) = struct.unpack_from("!I", output)
+    return action(ENQUEUE, struct.pack("!H6xI", port_16(port), *struct.unpack_from("!I", queue)))
+
+
 def actions_to_10(data: memoryview) -> bytes:
     """Actions of 1.0 for a list of 1.3's."""
     out = bytearray()
-    for kind, body, whole in split_actions(data):
-        if kind == Kind.OUTPUT:
-            port, max_len = struct.unpack_from("!IH", body)
-            out += action(OUTPUT, struct.pack("!HH", port_16(port), max_len if port == PORT_CONTROLLER else 0))
-        elif kind == Kind.SET_FIELD:
-            out += _set_field_10(body)
-        elif kind == Kind.POP_VLAN:
-            out += action(STRIP_VLAN)
-        elif kind == Kind.SET_QUEUE:
-            out += nicira(Nx.SET_QUEUE, bytes(2) + bytes(body[:4]))
-        elif kind in _SAME:
-            subtype, size = _SAME[kind]
-            out += nicira(subtype, bytes(body[:size]))
-        elif kind == Kind.EXPERIMENTER:
-            out += _with_inner(body, whole, actions_to_10)
+    actions = list(split_actions(data))
+    at = 0
+    while at < len(actions):
+        enqueue = _enqueue_10(actions[at : at + ENQUEUE_ACTIONS])
+        out += enqueue or _action_10(*actions[at])
+        at += ENQUEUE_ACTIONS if enqueue else 1
     return bytes(out)
+
+
+def _action_10(kind: int, body: memoryview, whole: memoryview) -> bytes:
+    """One action of 1.3; nothing where 1.0 has none."""
+    if kind == Kind.OUTPUT:
+        port, max_len = struct.unpack_from("!IH", body)
+        return action(OUTPUT, struct.pack("!HH", port_16(port), max_len if port == PORT_CONTROLLER else 0))
+    if kind == Kind.SET_FIELD:
+        return _set_field_10(body)
+    if kind == Kind.POP_VLAN:
+        return action(STRIP_VLAN)
+    if kind == Kind.SET_QUEUE:
+        return nicira(Nx.SET_QUEUE, bytes(2) + bytes(body[:4]))
+    if kind in _SAME:
+        subtype, size = _SAME[kind]
+        return nicira(subtype, bytes(body[:size]))
+    return _with_inner(body, whole, actions_to_10) if kind == Kind.EXPERIMENTER else b""
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ import penstock.datapath.pipeline.program as p
 from penstock.engine.flow_region import FlowRegion
 from penstock.engine.flow_tables import ANY_TABLE, FLOWS_MAX, MISS_CONTROLLER, MISS_DROP, FlowEntry, FlowTables
 from penstock.engine.group_tables import GroupTable, MeterTable
+from penstock.engine.tlv_map import TlvMap
 from penstock.machine import monotonic_ns
 from penstock.openflow.action_wire import apply_instruction, output_action
 from penstock.openflow.compile import Program
@@ -29,14 +30,14 @@ from penstock.openflow.flow_mod import (
 )
 from penstock.openflow.group_mod import GROUP_ANY, split_buckets
 from penstock.openflow.learn import decode_learn
-from penstock.openflow.match import EMPTY
+from penstock.openflow.match import EMPTY, in_key
 from penstock.openflow.programs import Programs
 from penstock.openflow.transaction import Transaction
-from penstock.openflow.wire import (
-    NANOSECONDS,
-)
+from penstock.openflow.wire import NANOSECONDS
+from penstock.packet.fields import FIELDS
 
 FAIL_OPEN = 0xF0F0F0
+_OPTIONS = [row for row in FIELDS if row.variable]
 
 
 class OpenFlowBridge:
@@ -59,6 +60,7 @@ class OpenFlowBridge:
         self.on_changes: Callable[[list[Change], object], None] = lambda _changes, _origin: None
         self.limits: dict[int, Limit] = {}  # by table
         self._misses_told = False
+        self.tlvs = TlvMap(region, tables.address)
         self.programs = Programs(region, tables, self.groups, self.meters)
 
     def resume(self) -> None:
@@ -68,6 +70,7 @@ class OpenFlowBridge:
 
     def destroy(self) -> None:
         """Give all of it back; the engine uses it no more."""
+        self.tlvs.replace([])
         self.tables.destroy()
         for number in list(self.groups.numbers()):
             self.groups.remove(number)
@@ -146,6 +149,15 @@ class OpenFlowBridge:
         for entry in self.tables.flows():
             for number in named(self.program_of(entry)):
                 found[number] = found.get(number, 0) + 1
+        return found
+
+    def options_named(self) -> set[str]:
+        """The fields of the TLV map that flows match or their actions name."""
+        found: set[str] = set()
+        for entry in self.tables.flows():
+            made = self.program_of(entry)
+            read = made.reads | int.from_bytes(entry.mask, "big")
+            found |= made.options | {row.name for row in _OPTIONS if read >> in_key(row) & (1 << row.bits) - 1}
         return found
 
     def set_misses_told(self, wanted: bool) -> None:

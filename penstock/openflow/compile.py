@@ -84,6 +84,7 @@ class Program:
     ports: set[int] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)  # prerequisites of what is set and read, as the flow must match them
     codes: set[int] = field(default_factory=set)  # of its operations, those inside others left out
+    options: set[str] = field(default_factory=set)  # fields of the TLV map that it writes
     depth: int = 0  # of programs around it
     retyped: bool = False  # from here on packets are of another type than what is matched
     targets: Targets | None = None
@@ -105,8 +106,14 @@ class Program:
 
     def need(self, row: Field) -> None:
         """Note that packets have to have a field here."""
+        self.note_option(row)
         if row.needs and not self.retyped and not row.needs.startswith(("vlan", "qinq")):
             self.needs.add(row.needs)
+
+    def note_option(self, row: Field) -> None:
+        """Note that a field is written, if it is one of the TLV map."""
+        if row.variable:
+            self.options.add(row.name)
 
     def inside(self) -> Program:
         """An empty program to be a part of this one. Raises OpenFlowError when that goes too deep."""
@@ -126,6 +133,7 @@ class Program:
         self.meters |= inner.meters
         self.ports |= inner.ports
         self.needs |= inner.needs
+        self.options |= inner.options
 
 
 def raw16(value: int) -> int:
@@ -178,14 +186,15 @@ def read_tlv(data: memoryview, what: str) -> tuple[Wire, int, int, int]:
     if wire is None:
         raise bad_action(ACTION_SET_TYPE, f"{what}: field {header >> 16:#06x}, {header >> 9 & 0x7F} is unknown")
     masked, length = header >> 8 & 1, header & 0xFF
-    if length != wire.octets << masked or 4 + length > len(data):
+    if not wire.takes(length, masked) or 4 + length > len(data):
         raise bad_action(
             ACTION_SET_LEN, f"{what}: field {wire.field.name} has {length} bytes, not {wire.octets << masked}"
         )
-    value = int.from_bytes(data[4 : 4 + wire.octets], "big")
+    octets = length >> masked
+    value = int.from_bytes(data[4 : 4 + octets], "big")
     full = (1 << wire.bits) - 1
-    mask = int.from_bytes(data[4 + wire.octets : 4 + length], "big") if masked else full
-    if value > full or value & ~mask:
+    mask = int.from_bytes(data[4 + octets : 4 + length], "big") if masked else full
+    if value > full or mask > full or value & ~mask:
         raise bad_action(ACTION_SET_ARG, f"{what}: field {wire.field.name} cannot be {value:#x}")
     return wire, value, mask, 4 + length
 

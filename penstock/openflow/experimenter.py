@@ -16,6 +16,7 @@ from penstock.openflow.meters import decode_meter_mod, meter_mod
 from penstock.openflow.packet_in import NX2
 from penstock.openflow.requests import decode_flow_mod, flow_mod_10, set_asynchronous
 from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session, handles
+from penstock.openflow.tlv_map import change_map, encode_map
 from penstock.openflow.transaction import Transaction
 from penstock.openflow.wire import (
     BAD_EXP_TYPE,
@@ -35,6 +36,7 @@ ROLE_REQUEST, ROLE_REPLY, SET_FLOW_FORMAT, FLOW_MOD, FLOW_REMOVED, FLOW_MOD_TABL
     10, 17
 )
 SET_ASYNC, SET_CONTROLLER_ID, FLOW_MONITOR_CANCEL = 19, 20, 21
+TLV_TABLE_MOD, TLV_TABLE_REQUEST, TLV_TABLE_REPLY = 24, 25, 26
 FORMAT_OPENFLOW10, FORMAT_NXM = 0, 2
 ROLES = {0: EQUAL, 1: MASTER, 2: SLAVE}
 BUNDLE_CONTROL, BUNDLE_ADD_MESSAGE = 2300, 2301
@@ -85,8 +87,7 @@ def decode_nx_flow_mod(session: Session, body: memoryview) -> FlowMod:
     at = 32 + (length + 7) // 8 * 8
     mod = flow_mod_10(session, match, cookie, command, idle, hard, priority, port, flags, body[at:])
     if cookie_mask is not None and mod.command:
-        mod.cookie_mask = cookie_mask[1]
-        mod.cookie = cookie_mask[0]
+        mod.cookie, mod.cookie_mask = cookie_mask
     return mod
 
 
@@ -123,6 +124,18 @@ def _cancel_monitor(session: Session, _raw: Raw, body: memoryview) -> list[bytes
     return []
 
 
+def _change_tlvs(session: Session, _raw: Raw, body: memoryview) -> list[bytes]:
+    session.check_writes()
+    bridge = session.host.bridge
+    change_map(bridge.tlvs, body, bridge.options_named())
+    return []
+
+
+def _tell_tlvs(session: Session, raw: Raw, _body: memoryview) -> list[bytes]:
+    reply = struct.pack("!II", NICIRA_ID, TLV_TABLE_REPLY) + encode_map(session.host.bridge.tlvs)
+    return [message(session.version, Type.EXPERIMENTER, raw.xid, reply)]
+
+
 NICIRA: dict[int, Callable[[Session, Raw, memoryview], list[bytes]]] = {
     ROLE_REQUEST: _role,
     SET_FLOW_FORMAT: _flow_format,
@@ -132,6 +145,8 @@ NICIRA: dict[int, Callable[[Session, Raw, memoryview], list[bytes]]] = {
     SET_ASYNC: _set_async,
     SET_CONTROLLER_ID: _controller_id,
     FLOW_MONITOR_CANCEL: _cancel_monitor,
+    TLV_TABLE_MOD: _change_tlvs,
+    TLV_TABLE_REQUEST: _tell_tlvs,
 }
 
 

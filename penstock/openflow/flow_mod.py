@@ -10,6 +10,7 @@ from penstock.openflow.match import Match
 
 SEND_FLOW_REM, CHECK_OVERLAP, RESET_COUNTS, NO_PACKET_COUNTS, NO_BYTE_COUNTS = (1 << bit for bit in range(5))
 FLAGS_KNOWN = 0x1F
+NO_COOKIE = (1 << 64) - 1  # of Open vSwitch's flow-mods that leave the cookie as it is
 ALL_TABLES = 0xFF
 ANY_PORT = ANY_GROUP = 0xFFFFFFFF
 PRIORITY_MAX = 0xFFFF  # flows above are the switch's own
@@ -36,7 +37,11 @@ class Removal(IntEnum):
 
 @dataclass(slots=True)
 class FlowMod:
-    """A flow-mod of any version; ``instructions`` as OpenFlow 1.3 writes them."""
+    """A flow-mod of any version; ``instructions`` as OpenFlow 1.3 writes them.
+
+    ``cookie`` is what an added flow gets, and else with ``cookie_mask`` says which flows are meant; those that are
+    modified get ``new_cookie``, if there is one.
+    """
 
     command: int
     table: int
@@ -52,6 +57,7 @@ class FlowMod:
     out_port: int = ANY_PORT
     out_group: int = ANY_GROUP
     modify_adds: bool = False  # 1.0: modify of what is not there adds it
+    new_cookie: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

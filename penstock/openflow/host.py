@@ -28,22 +28,23 @@ from penstock.openflow import ports as port_codec
 from penstock.openflow.auxiliary import Auxiliaries
 from penstock.openflow.bridge import OpenFlowBridge, normal_instructions
 from penstock.openflow.connections import Connection, Keys, Serve, parse_target
+from penstock.openflow.describe import describe
 from penstock.openflow.eviction import Limit
 from penstock.openflow.flow_mod import ANY_PORT, Change, Command, FlowMod, Removal
 from penstock.openflow.match import EMPTY, Match
 from penstock.openflow.packet_in import NO_MATCH
 from penstock.openflow.ports import OfPort
-from penstock.openflow.session import EQUAL, MASTER, SLAVE, Session
+from penstock.openflow.session import MASTER, SLAVE, Session
 from penstock.openflow.text_flow import parse_flow
 from penstock.openflow.text_match import TextError, show_match
 from penstock.openflow.text_program import show_operation
 from penstock.openflow.text_shown import show_instructions
-from penstock.openflow.wire import BAD_PACKET, BAD_PORT, OF10, OF13, ErrorType, OpenFlowError
+from penstock.openflow.wire import BAD_PACKET, BAD_PORT, OF13, VERSION_NAMES, ErrorType, OpenFlowError
 from penstock.ports.spec import BridgeSpec, PortState
 from penstock.switch.engine_link import EngineLink
 
 LOG = logging.getLogger(__name__)
-VERSIONS = {"OpenFlow10": OF10, "OpenFlow13": OF13}
+VERSIONS = {name: number for number, name in VERSION_NAMES.items()}
 FAIL_OPEN_PROBES = 3  # silent probes after which a standalone bridge goes on alone
 STALE = 0
 QUIET_POLL = 20e-6
@@ -118,21 +119,30 @@ class BridgeHost:
         before, self.spec = self.spec, spec
         self._limit_tables()
         anew = any(getattr(spec, key) != getattr(before, key) for key in OF_CONNECTIONS)
-        for text in list(self.connections):
-            if anew or text not in spec.controllers:
-                await self.connections.pop(text).close()
-        for text in spec.controllers:
-            if text not in self.connections:
-                self.connections[text] = self._connection(text)
+        await self._connect(anew)
         if bool(before.flows) != bool(spec.flows):
             self.bridge.flow_mod(FlowMod(Command.DELETE_STRICT, 0, 0, EMPTY))
             self.add_default()
-        if has_controllers(before) != has_controllers(spec):
+        left_alone = not has_controllers(spec) and spec.fail_mode != before.fail_mode
+        if left_alone or has_controllers(before) != has_controllers(spec):
             self._alone_since = time.monotonic()
             self.flush()
         if self.ports:
             self.configure_flows()
         self.check_alone()
+
+    async def _connect(self, anew: bool) -> None:
+        """Have a connection for each target of the settings, made ``anew`` also where there is one."""
+        for text in list(self.connections):
+            if anew or text not in self.spec.controllers:
+                await self.connections.pop(text).close()
+        for text in self.spec.controllers:
+            if text not in self.connections:
+                self.connections[text] = self._connection(text)
+
+    async def reconnect(self) -> None:
+        """Make the connections to controllers anew."""
+        await self._connect(anew=True)
 
     def _limit_tables(self) -> None:
         self.bridge.limits = {
@@ -334,31 +344,7 @@ class BridgeHost:
 
     def describe_connections(self) -> list[dict[str, Any]]:
         """Targets, how they fare, and the sessions."""
-        now = time.monotonic()
-        targets = [
-            {
-                "target": text,
-                "state": "connected" if connection.state.connected else "disconnected",
-                "seconds": now - connection.state.since,
-                "error": connection.state.error,
-            }
-            for text, connection in self.connections.items()
-        ]
-        roles = {EQUAL: "equal", MASTER: "master", SLAVE: "slave"}
-        sessions = [
-            {
-                "target": session.name,
-                "state": "session",
-                "seconds": now - session.connected,
-                "error": "",
-                "version": {OF10: "OpenFlow10", OF13: "OpenFlow13"}.get(session.version, ""),
-                "role": roles[session.role],
-                "packet_ins_lost": session.packet_ins_lost,
-                "auxiliaries": len(session.auxiliaries),
-            }
-            for session in self.sessions
-        ]
-        return targets + sessions
+        return describe(self.connections, self.sessions)
 
     # Packets
 

@@ -51,6 +51,12 @@ class Wire:
         """The 32 bits before a value, or before a value and a mask."""
         return self.number << 9 | masked << 8 | self.octets << masked
 
+    def takes(self, length: int, masked: int) -> bool:
+        """Whether a value (and a mask) may have that many bytes."""
+        if self.field.variable:
+            return not length & masked  # none at all for 0
+        return length == self.octets << masked
+
     @property
     def named_bits(self) -> int:
         """The bits that actions can name."""
@@ -168,19 +174,20 @@ def decode_tlvs(data: bytes | memoryview) -> Match:
         wire = BY_NUMBER.get(header >> 9)
         if wire is None:
             raise _bad(MATCH_BAD_FIELD, f"match field {header >> 16:#06x}, {header >> 9 & 0x7F} is unknown")
-        if length != wire.octets << masked or at + 4 + length > end:
+        if not wire.takes(length, masked) or at + 4 + length > end:
             raise _bad(MATCH_BAD_LEN, f"match field {wire.field.name} has {length} bytes, not {wire.octets << masked}")
+        octets = length >> masked
         if wire.field.name in seen:
             raise _bad(MATCH_DUP_FIELD, f"match field {wire.field.name} comes twice")
         seen.add(wire.field.name)
         rows.append(wire.field)
         at += 4
-        value = int.from_bytes(data[at : at + wire.octets], "big")
+        value = int.from_bytes(data[at : at + octets], "big")
         bits = (1 << wire.bits) - 1
         if wire.short_port:
             value = port_32(value)
         if masked:
-            bits = int.from_bytes(data[at + wire.octets : at + length], "big")
+            bits = int.from_bytes(data[at + octets : at + length], "big")
             if value & ~bits:
                 raise _bad(MATCH_BAD_VALUE, f"match field {wire.field.name}: {value:#x} has bits outside {bits:#x}")
             if not wire.field.maskable and bits != (1 << wire.bits) - 1:

@@ -73,7 +73,7 @@ def _load(made: Program, body: memoryview) -> None:
 
 
 def _load_2(made: Program, body: memoryview) -> None:
-    wire, value, mask, _ = read_tlv(body[6:], "load")
+    wire, value, mask, _ = read_tlv(body, "load")
     set_wire(made, wire, value, mask)
 
 
@@ -103,6 +103,7 @@ def _stack(code: int) -> Add:
         written = code == p.POP
         wire, bit, bits = subfield(header, start, count, "pop" if written else "push", written)
         if written:
+            made.note_option(wire.field)
             made.add(p.POP, FOLLOWS.get(wire.field.name, p.SET_NOTHING), 0, bit, count, 0)
         else:
             made.reads |= bits
@@ -151,6 +152,7 @@ def _multipath(made: Program, body: memoryview) -> None:
         raise bad_action(ACTION_BAD_ARG, f"multipath: {last + 1} links have no number each in {count} bits")
     wire, bit, _ = subfield(header, start, count, "multipath", written=True)
     made.reads |= _hashed(fields)
+    made.note_option(wire.field)
     kind = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
     made.add(p.MULTIPATH, kind, last + 1, fields, basis ^ argument, algorithm, bit, count)
 
@@ -167,6 +169,7 @@ def _bundle(is_loaded: bool) -> Add:
             start, count = where >> 6, (where & 63) + 1
             wire, bit, _ = subfield(header, start, count, "bundle", written=True)
             follows = FOLLOWS.get(wire.field.name, p.SET_NOTHING)
+            made.note_option(wire.field)
         made.reads |= _hashed(fields)
         made.add(p.BUNDLE, follows, int(is_loaded), fields, basis, algorithm, bit, count, *ports)
 

@@ -10,7 +10,7 @@ from penstock.openflow.instructions import compile_instructions
 from penstock.openflow.wire import ACTION_MATCH_INCONSISTENT, ErrorType, OpenFlowError
 from penstock.packet.fields import KEY_SIZE, PREREQUISITES
 
-COMPILED_MAX = 65536
+COMPILED_MAX = 8192
 
 
 class Programs:

@@ -10,7 +10,17 @@ from penstock.openflow import ports as port_codec
 from penstock.openflow import stats
 from penstock.openflow.action_wire import apply_instruction
 from penstock.openflow.actions10 import actions_from_10, from_10
-from penstock.openflow.flow_mod import ANY_GROUP, ANY_PORT, FLAGS_KNOWN, FlowMod
+from penstock.openflow.flow_mod import (
+    ANY_GROUP,
+    ANY_PORT,
+    CHECK_OVERLAP,
+    FLAGS_KNOWN,
+    NO_COOKIE,
+    RESET_COUNTS,
+    SEND_FLOW_REM,
+    Command,
+    FlowMod,
+)
 from penstock.openflow.group_mod import decode_group_mod
 from penstock.openflow.groups import group_mod
 from penstock.openflow.match import Match, decode_13, port_32
@@ -134,9 +144,12 @@ def flow_mod_10(
         table = 0
     proto = match.key[BY_NAME["nw_proto"].offset]
     out_port = ANY_PORT if port == 0xFFFF or command < 3 else port_32(port)
+    flags &= SEND_FLOW_REM | CHECK_OVERLAP
+    if command == Command.ADD:
+        flags |= RESET_COUNTS
     return FlowMod(
-        command, table, priority, match, from_10(actions, proto), cookie, 0, idle, hard, flags & 3, 0, out_port,
-        modify_adds=True,
+        command, table, priority, match, from_10(actions, proto), cookie, 0, idle, hard, flags, 0, out_port,
+        modify_adds=True, new_cookie=None if cookie == NO_COOKIE else cookie,
     )  # fmt: skip
 
 

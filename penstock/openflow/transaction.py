@@ -41,7 +41,6 @@ from penstock.openflow.wire import (
 if TYPE_CHECKING:
     from penstock.openflow.bridge import OpenFlowBridge
 
-NO_COOKIE = (1 << 64) - 1  # of Open vSwitch's flow-mods that leave the cookie as it is
 GROUPS_FULL, METERS_FULL = 3, 10
 
 
@@ -132,7 +131,7 @@ class Transaction:
             hard=mod.hard,
             flags=mod.flags,
             importance=mod.importance,
-            keep_counters=not mod.flags & RESET_COUNTS and not mod.modify_adds,
+            keep_counters=not mod.flags & RESET_COUNTS,
         )
 
     def _make_room(self, table: int, limit: Limit) -> None:
@@ -146,14 +145,14 @@ class Transaction:
 
     def _modify(self, mod: FlowMod) -> list[tuple[Event, int]]:
         found = list(self._selected(mod, mod.command == Command.MODIFY_STRICT))
-        if not found and mod.modify_adds:
+        if not found and mod.modify_adds and not mod.cookie_mask:
             mod.table = 0 if mod.table == ALL_TABLES else mod.table
             return [self._add(mod)]
         made = []
         for entry in found:
             program = self._program(mod, entry.table, entry.priority, Match(entry.key, entry.mask))
-            cookie = mod.cookie if mod.modify_adds and mod.cookie != NO_COOKIE else None
-            flow = self._tables.modify(entry.address, program, cookie=cookie, reset=bool(mod.flags & RESET_COUNTS))
+            reset = bool(mod.flags & RESET_COUNTS)
+            flow = self._tables.modify(entry.address, program, cookie=mod.new_cookie, reset=reset)
             made.append((Event.MODIFIED, flow))
         return made
 

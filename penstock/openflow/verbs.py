@@ -74,8 +74,9 @@ class FlowVerbs:
 
     async def trace_flow(self, request: Request) -> dict[str, Any]:
         """Trace a packet that a match describes."""
-        port_spec = self.control.desired.ports.get(str(request.get("bridge")))
-        if port_spec is not None:
+        name = str(request.get("bridge"))
+        port_spec = self.control.desired.ports.get(name)
+        if port_spec is not None and name not in self.agent.hosts:  # a bridge's own port may have its name
             why = f"the frame must be hexadecimal digits; to trace a flow give its bridge, {port_spec.bridge}"
             raise VerbError(f"trace: port {port_spec.name}: {why}")
         host = self._host(request)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 OF10, OF13 = 1, 4
+VERSION_NAMES = {OF10: "OpenFlow10", OF13: "OpenFlow13"}
 HEADER = struct.Struct("!BBHI")
 ONF_ID = 0x4F4E4600  # whose extension's errors have numbers of their own
 NANOSECONDS = 1_000_000_000  # in a second
@@ -88,6 +89,7 @@ class ErrorType(IntEnum):
     METER_MOD_FAILED = 12
     TABLE_FEATURES_FAILED = 13
     EXPERIMENTER = 0xFFFF
+    NICIRA = 0x1FFFF  # the same with Nicira's codes
 
 
 # How 1.0 numbers them, and Open vSwitch those that 1.0 does not have.
@@ -105,6 +107,7 @@ _NICIRA_10 = {
     ErrorType.BAD_INSTRUCTION: {1: (2, 257)},
     ErrorType.BAD_MATCH: {5: (1, 262), 6: (0, 263), 7: (1, 258), 8: (1, 259), 9: (1, 260), 10: (1, 261)},
     ErrorType.FLOW_MOD_FAILED: {2: (5, 257), 7: (3, 258)},
+    ErrorType.NICIRA: {code: (1, 511 + code) for code in range(16, 22)} | {38: (1, 537)},
 }
 _UNENCODABLE_10 = (1, 521)
 _NICIRA_ERROR = (0xB0C2, 0)  # type and code that say that vendor, type and code follow
@@ -137,9 +140,9 @@ class OpenFlowError(Exception):
         """The error message for what was refused."""
         if version == OF10:
             return message(version, Type.ERROR, xid, self._head_10() + refused[:ERROR_DATA_MAX])
-        body = struct.pack("!HH", self.kind, self.code)
-        if self.kind == ErrorType.EXPERIMENTER:
-            body += struct.pack("!I", ONF_ID)
+        body = struct.pack("!HH", self.kind & 0xFFFF, self.code)
+        if self.kind in (ErrorType.EXPERIMENTER, ErrorType.NICIRA):
+            body += struct.pack("!I", ONF_ID if self.kind == ErrorType.EXPERIMENTER else NICIRA_ID)
         body += refused[:ERROR_DATA_MAX]
         return message(version, Type.ERROR, xid, body)
 

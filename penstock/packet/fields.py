@@ -47,6 +47,7 @@ class Field:
     shift: int = 0
     word: bool = False
     kept: bool = False
+    variable: bool = False  # in TLVs of messages it has as many bytes as its value needs
     offset: int = -1
     size: int = 0
 
@@ -73,6 +74,7 @@ def _oxm(number: int) -> tuple[int, int]:
 
 
 REGISTERS = 16
+TUNNEL_OPTIONS = 8  # tun_metadata fields: Open vSwitch has 64, of up to 124 bytes each
 
 # fmt: off
 _ROWS = (
@@ -150,6 +152,9 @@ _ROWS = (
     Field("tun_gbp_id", 16, "hex", "", None, _nx(38), True, "VXLAN group policy", kept=True),
     Field("tun_flags", 16, "hex", "", None, _nx(104), True, "Flags of the tunnel header: bit 0 is oam", kept=True),
     Field("tun_gbp_flags", 8, "hex", "", None, _nx(39), True, "VXLAN group policy flags", kept=True),
+    *(Field(f"tun_metadata{n}", 64, "hex", "", None, _nx(40 + n), True,
+            f"Value of the tunnel option that the bridge's TLV map binds to number {n}", word=True, kept=True,
+            variable=True) for n in range(TUNNEL_OPTIONS)),
     *(Field(f"reg{n}", 32, "hex", "", None, _nx(n), True, f"Register {n}", word=n == 0, kept=True)
       for n in range(REGISTERS)),
     *(Field(f"xreg{n}", 64, "hex", "", (OXM_PKT_REG, n), None, True, f"Registers {2 * n} and {2 * n + 1} as one",

@@ -82,7 +82,9 @@ def is_vlan(eth_type):
 
 @kernel
 def parse_nd_options(message, size, key):
-    """Neighbour discovery in the ``size`` bytes at ``message`` (RFC 4861); all or nothing: bad options, no fields."""
+    """Neighbour discovery in the ``size`` bytes at ``message`` (RFC 4861): what comes before an option that is wrong,
+    and nothing when one that the key has comes twice.
+    """
     if size < ND_MESSAGE:
         return 0
     at = ND_MESSAGE
@@ -90,14 +92,12 @@ def parse_nd_options(message, size, key):
     tll = 0
     seen = 0
     for _ in range(MAX_ND_OPTIONS):
-        if at == size:
-            break
         if at + 8 > size:
-            return 0
+            break
         option = load64(message + at)
         length = shr(option, 8) & 255
         if length == 0 or at + length * 8 > size:
-            return 0
+            break
         kind = option & 255
         if length == 1 and (kind == 1 or kind == 2):
             if seen & kind:
@@ -108,8 +108,6 @@ def parse_nd_options(message, size, key):
             else:
                 tll = shr(option, 16)
         at += length * 8
-    if at != size:
-        return 0
     store64(key + ND_TARGET, load64(message + 8))
     store64(key + ND_TARGET + 8, load64(message + 16))
     store64(key + ND_SLL, sll)
@@ -238,6 +236,40 @@ def parse_mpls(head, l3, left, key, l4_word):
         if load8(head + at - 2) & 1:
             return l3 | at << 16 | PARSED_MPLS
     return l3 | PARSED_MPLS
+
+
+@inlined
+def parse_link(head, length, key):
+    """Fill the words of a flow key that hold Ethernet's addresses, type and outer tag, and nothing behind them.
+
+    The result is as of ``parse``, but that layer 3 is where Ethernet's type tells of IPv4 or IPv6, and as much is there
+    as the shortest header takes; no other layer is looked for.
+    """
+    if length < ETH_HEADER:
+        store64(key + DST_WORD, 0)
+        store64(key + SRC_WORD, 0)
+        return 0
+    second = load64(head + 6)
+    destination = load64(head) & MAC_MASK
+    source = second & MAC_MASK
+    eth_type = shr(second, 48)
+    l3 = ETH_HEADER
+    found = 0
+    if is_vlan(eth_type) and length >= l3 + VLAN_TAG:
+        tag = load32(head + l3)
+        eth_type = shr(tag, 16)
+        source |= (tag & 0xFFFF | TAG_PRESENT_RAW) << 48
+        found = PARSED_TAG
+        l3 += VLAN_TAG
+        if is_vlan(eth_type) and length >= l3 + VLAN_TAG:
+            eth_type = load16(head + l3 + 2)
+            l3 += VLAN_TAG
+    store64(key + DST_WORD, destination | eth_type << 48)
+    store64(key + SRC_WORD, source)
+    left = length - l3
+    if (eth_type == IPV4_RAW and left >= IPV4_HEADER) or (eth_type == IPV6_RAW and left >= IPV6_HEADER):
+        found |= l3
+    return found
 
 
 @inlined

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from penstock.demo.hosts import Host
+from penstock.peers.ovsdb import OvsdbServer
 
-SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl", "ovs-appctl", "nsenter", "setpriv")
 
 
@@ -20,15 +19,6 @@ GROWTH_MB = 512  # what it takes besides when it can
 
 class OvsError(Exception):
     """Open vSwitch did not do what it was asked; the text holds what it said."""
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Wait until a condition holds. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not appear in {seconds:.0f} s")
-        time.sleep(0.05)
 
 
 class OpenVSwitch:
@@ -47,18 +37,12 @@ class OpenVSwitch:
     ) -> None:
         self.host = host
         self.directory = directory
-        self._database = directory / "db.sock"
         self._control = directory / "vswitchd.ctl"
-        environment = os.environ | {f"OVS_{name}": str(directory) for name in ("RUNDIR", "LOGDIR", "DBDIR")}
-        database = directory / "conf.db"
-        host.run("ovsdb-tool", "create", str(database), str(SCHEMA))
         with (directory / "log").open("w") as log:
-            remote, control = f"--remote=punix:{self._database}", f"--unixctl={directory / 'db.ctl'}"
-            host.start("ovsdb-server", str(database), remote, control, env=environment, stderr=log)
-            wait_for(self._database.exists, "ovsdb-server's socket")
+            self._database = OvsdbServer(host, directory, log)
             self.vsctl("--no-wait", "init", *_set("Open_vSwitch", ".", settings or {}))
-            arguments = (f"unix:{self._database}", f"--unixctl={self._control}")
-            host.start(program, *arguments, env=environment, stderr=log)
+            arguments = (f"unix:{self._database.socket}", f"--unixctl={self._control}")
+            host.start(program, *arguments, env=self._database.environment, stderr=log)
             make = ("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
             self.vsctl(*make, *_set("bridge", "br0", bridge or {}))
 
@@ -66,7 +50,7 @@ class OpenVSwitch:
         self.vsctl("add-port", "br0", name, "--", "set", "interface", name, f"type={kind}")
 
     def vsctl(self, *arguments: str) -> str:
-        return self._ask("ovs-vsctl", f"--db=unix:{self._database}", "--timeout=20", *arguments)
+        return self._ask("ovs-vsctl", f"--db=unix:{self._database.socket}", "--timeout=20", *arguments)
 
     def appctl(self, *arguments: str) -> str:
         return self._ask("ovs-appctl", "-t", str(self._control), *arguments)

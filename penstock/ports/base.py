@@ -103,7 +103,6 @@ class Port(ABC):
     Options: ClassVar[type] = NoOptions
     makes_netdev: ClassVar[bool] = False  # whether it makes a kernel device of the port's own name
     egress: ClassVar[int] = EGRESS_DEVICE  # where what leaves by it goes
-    is_host: ClassVar[bool] = False  # whether the device is the host's own, with addresses where tunnels may end
 
     name: str
     options: Any
@@ -125,6 +124,13 @@ class Port(ABC):
 
     def stop(self) -> None:
         """End what ``start`` began. Called once, by the engine, while workers still follow the port."""
+
+    def device_to_delete(self) -> int:
+        """The index of the device in this namespace that goes with the port, asked before ``close``; 0: there is none.
+
+        Closing it would delete it too, but one at a time, and a little later.
+        """
+        return 0
 
     def close(self) -> None:
         """Release everything. No worker uses the port any more."""

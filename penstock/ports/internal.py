@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
+from penstock.datapath.layout import EGRESS_LOCAL
 from penstock.ports.spec import Doc
 from penstock.ports.tap import Tap
 
@@ -29,7 +30,7 @@ class Internal(Tap):
 
     kind: ClassVar[str] = "internal"
     Options: ClassVar[type] = InternalOptions
-    is_host: ClassVar[bool] = True
+    egress: ClassVar[int] = EGRESS_LOCAL
 
     def _share(self, fd: int) -> None:
         """Nobody else opens the device, and it goes with the port."""

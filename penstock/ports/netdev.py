@@ -11,17 +11,20 @@ import ctypes
 import errno
 import fcntl
 import os
+import secrets
 import socket
 import struct
 import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.ports.base import PortError
 from penstock.ports.rtnetlink import NLM_F_ACK, Channel, attribute, attributes, open_netlink
 
-RTM_NEWLINK, RTM_GETLINK = 16, 18
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_STATS64, IFLA_CARRIER = 1, 3, 4, 10, 23, 33
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_STATS64, IFLA_GROUP, IFLA_CARRIER = 1, 3, 4, 10, 23, 27, 33
 IFF_UP = 0x1
 IFINFOMSG = struct.Struct("=BxHiII")
 STATISTICS = (
@@ -81,12 +84,17 @@ def parse_mac(port: str, text: str) -> bytes:
     return mac
 
 
+def is_current(namespace: int) -> bool:
+    """Whether a descriptor is one of this thread's network namespace."""
+    return os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat())
+
+
 def _socket_in(namespace: int) -> socket.socket:
     """A netlink socket of the network namespace behind a descriptor: a socket stays in the one it was made in.
 
     It is not to be kept, as it would keep the namespace of a container that has ended.
     """
-    if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+    if is_current(namespace):
         return open_netlink()
     made: list[socket.socket] = []
     errors: list[OSError] = []
@@ -125,7 +133,7 @@ class Links:
     def _request(self, kind: int, index: int, change: tuple[int, int], attributes: bytes) -> bytes | None:
         """Send one request; the payload of the answer, None for a bare acknowledgement. Raises OSError."""
         body = IFINFOMSG.pack(0, 0, index, *change) + attributes
-        flags = NLM_F_ACK if kind == RTM_NEWLINK else 0
+        flags = 0 if kind == RTM_GETLINK else NLM_F_ACK
         return next(iter(self._channel.ask(kind, flags, body)), None)
 
     def get(self, device: str | int) -> Link | None:
@@ -160,8 +168,37 @@ class Links:
     def set_mac(self, index: int, mac: bytes) -> None:
         self._request(RTM_NEWLINK, index, (0, 0), attribute(IFLA_ADDRESS, mac))
 
+    def set_group(self, index: int, group: bytes) -> None:
+        self._request(RTM_NEWLINK, index, (0, 0), group)
+
+    def delete_group(self, group: bytes) -> None:
+        self._request(RTM_DELLINK, 0, (0, 0), group)
+
     def set_up(self, index: int, up: bool) -> None:
         self._request(RTM_NEWLINK, index, (IFF_UP if up else 0, IFF_UP), b"")
+
+
+def delete_devices(indices: Collection[int]) -> None:
+    """Delete devices of this namespace together, which takes the kernel as long as one alone. Raises OSError."""
+    if not indices:
+        return
+    group = attribute(IFLA_GROUP, struct.pack("=I", 1 << 31 | secrets.randbits(31)))
+    with Links() as links:
+        for index in indices:
+            with _unless_gone():
+                links.set_group(index, group)
+        with _unless_gone():
+            links.delete_group(group)
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """For a device that may have been deleted by others."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 def set_large_receive(device: str, on: bool) -> bool:

@@ -15,10 +15,22 @@ from typing import Annotated, Any, Literal
 from annotated_doc import Doc
 from annotated_types import Ge, Interval, Len, Predicate
 
-__all__ = ["BridgeSpec", "Doc", "PortSpec", "PortState", "TableSpec", "VlanConfig", "VlanId", "VlanMode"]
+__all__ = [
+    "BridgeSpec",
+    "Doc",
+    "Policing",
+    "PortSpec",
+    "PortState",
+    "TableSpec",
+    "TrunkId",
+    "VlanConfig",
+    "VlanId",
+    "VlanMode",
+]
 
 VlanMode = Literal["access", "trunk", "native-tagged", "native-untagged"]
 VlanId = Annotated[int, Interval(ge=1, le=4094)]
+TrunkId = Annotated[int, Interval(ge=0, le=4094)]
 _TARGET = re.compile(r"(tcp|ssl):(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:\d{1,5})?|p?unix:\S+|(ptcp|pssl):(\d{1,5})?(:\S+)?")
 
 
@@ -32,7 +44,7 @@ def is_datapath_id(text: str) -> bool:
     return bool(re.fullmatch(r"[0-9a-fA-F]{16}", text)) and int(text, 16) != 0
 
 
-_LISTS = ("controllers", "protocols", "flows")
+_LISTS = ("controllers", "protocols", "flows", "flood_vlans")
 Target = Annotated[str, Predicate(is_target)]
 DatapathId = Annotated[str, Predicate(is_datapath_id)]
 
@@ -51,6 +63,27 @@ class VlanConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> VlanConfig:
         return cls(mode=data["mode"], tag=data["tag"], trunks=tuple(data["trunks"]))
+
+
+POLICING_PREFIX, POLICING_MAX = "ingress_policing_", 1 << 31
+_PolicingNumber = Annotated[int, Interval(ge=0, le=POLICING_MAX)]
+
+
+@dataclass(frozen=True)
+class Policing:
+    """How much a port may receive; the names are those of Open vSwitch's Interface table, behind POLICING_PREFIX."""
+
+    rate: Annotated[
+        _PolicingNumber, Doc("Kilobits a second that the port may receive; what is more is dropped. 0: any number.")
+    ] = 0
+    burst: Annotated[_PolicingNumber, Doc("Kilobits that may come at once, however short the time; 0: 8000.")] = 0
+    kpkts_rate: Annotated[
+        _PolicingNumber, Doc("Thousands of packets a second that the port may receive. 0: any number.")
+    ] = 0
+    kpkts_burst: Annotated[_PolicingNumber, Doc("Thousands of packets that may come at once; 0: 16.")] = 0
+
+    def to_json(self) -> dict[str, int]:
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -92,6 +125,17 @@ class BridgeSpec:
         Interval(ge=16, le=4_194_304),
         Doc("How many MAC addresses the bridge can learn; beyond that, frames to unknown ones are flooded."),
     ] = 8192
+    forward_bpdu: Annotated[
+        bool,
+        Doc(
+            "Whether NORMAL forwards frames to 01:80:c2:00:00:00 to :0f (spanning tree, LLDP, pause and the like), "
+            "which a bridge keeps to itself."
+        ),
+    ] = False
+    flood_vlans: Annotated[
+        tuple[TrunkId, ...],
+        Doc("VLANs in which NORMAL learns no addresses and sends every frame to all ports, as for monitoring."),
+    ] = ()
     controllers: Annotated[
         tuple[Target, ...],
         Doc(
@@ -169,6 +213,8 @@ class PortSpec:
     vlan: VlanConfig = VlanConfig()
     mtu: Annotated[int, Ge(68)] | None = None
     ofport: Annotated[int, Interval(ge=1, le=0xFEFF)] | None = None
+    policing: Policing = Policing()
+    protected: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -179,11 +225,14 @@ class PortSpec:
             "vlan": self.vlan.to_json(),
             "mtu": self.mtu,
             "ofport": self.ofport,
+            "policing": self.policing.to_json(),
+            "protected": self.protected,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PortSpec:
-        return cls(**{**data, "options": dict(data["options"]), "vlan": VlanConfig.from_json(data["vlan"])})
+        parts = {"vlan": VlanConfig.from_json(data["vlan"]), "policing": Policing(**data["policing"])}
+        return cls(**{**data, "options": dict(data["options"]), **parts})
 
 
 @dataclass(frozen=True)
@@ -202,7 +251,7 @@ class PortState:
     offloads: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "spec": self.spec.to_json(), "offloads": list(self.offloads)}
+        return {**vars(self), "spec": self.spec.to_json(), "offloads": list(self.offloads)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PortState:

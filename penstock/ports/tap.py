@@ -24,7 +24,7 @@ from annotated_types import Interval
 
 from penstock.datapath.layout import OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_USO
 from penstock.ports.base import Health, Port, PortError, RxSpec, TxSpec
-from penstock.ports.netdev import Link, Links, check_name, parse_mac
+from penstock.ports.netdev import Link, Links, check_name, is_current, parse_mac
 from penstock.ports.spec import Doc
 from penstock.ports.tap_kernels import tap_rx, tap_tx
 from penstock.ports.vnet_kernels import VNET_HEADER
@@ -33,7 +33,7 @@ CLONE_DEVICE = "/dev/net/tun"
 TUNSETIFF, TUNGETIFF = 0x400454CA, 0x800454D2
 TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CB, 0x400454CC, 0x400454CE
 TUNSETOFFLOAD, TUNSETVNETHDRSZ, TUNGETDEVNETNS = 0x400454D0, 0x400454D8, 0x54E3
-IFF_TAP, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x0100, 0x1000, 0x4000
+IFF_TAP, IFF_MULTI_QUEUE, IFF_PERSIST, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x0100, 0x0800, 0x1000, 0x4000
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 SEGMENTS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 IFREQ = struct.Struct("16sH22x")
@@ -80,6 +80,18 @@ class Tap(Port):
         # Any number of workers may write to one descriptor, so each gets a transmit queue of its own.
         writers = max(len(self._fds), self.context.workers)
         self.tx = [TxSpec(tap_tx.address, 0, fd=self._fds[i % len(self._fds)], queue=i) for i in range(writers)]
+
+    def device_to_delete(self) -> int:
+        if self._present_name() is None or self._ask(self._fds[0])[1] & IFF_PERSIST:
+            return 0
+        namespace = self._namespace()
+        if namespace is not None:
+            here = is_current(namespace)
+            os.close(namespace)
+            if not here:
+                return 0
+        link = self._link()
+        return 0 if link is None else link.index
 
     def close(self) -> None:
         self.context.forget(self._kept_as)

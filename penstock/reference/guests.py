@@ -12,7 +12,6 @@ import sys
 from typing import Any
 
 from penstock.reference.scale import FLOWS_MAX, MTU, Scale
-from penstock.traffic.frames import Frame
 from penstock.traffic.generator import Generator, Timed
 from penstock.traffic.session import Session
 from penstock.traffic.sink import Sink
@@ -30,7 +29,7 @@ def run(session: Session, scale: Scale, vms: list[Any], nic: Any, line: str) -> 
     sink.tasks *= count  # a burst from the network for each burst of a VM, or else its ring is always full
     generators = []
     for vm, endpoint in enumerate(vms[:count]):
-        frames = [Timed(Frame(data, len(data))) for data in scale.frames(vm, flows, size)]
+        frames = [Timed(frame) for frame in scale.frames(vm, flows, size)]
         generators.append(Generator.of_frames(endpoint, frames, session.hz))
         generators[-1].limit(None, seconds)
         generators[-1].pace(None)

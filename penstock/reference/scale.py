@@ -8,10 +8,10 @@ to VNI, an entry for each VNI, and an entry for each MAC address in its VNI, whi
 from __future__ import annotations
 
 import ipaddress
-import socket
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from penstock.traffic.frames import FCS, Addresses, Frame, FrameKind
 
 VMS_MAX = 6
 FLOWS_MAX = 1000
@@ -21,7 +21,8 @@ HERE_MAC, ROUTER_MAC = "02:99:00:00:00:01", "02:99:00:00:00:fe"
 UNDERLAY_BITS = 24
 FAR_NETWORK = "100.64.0.0/16"
 MTU = 1600  # of the underlay: a whole frame and its tunnel
-FCS, GAP = 4, 20  # bytes of a frame on the wire that memory does not have; preamble and gap between frames
+GAP = 20  # bytes between frames on the wire: preamble and gap
+SOURCE, DESTINATION = ipaddress.ip_address("192.168.0.1"), ipaddress.ip_address("192.168.0.2")
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,18 @@ class Scale:
             end = self.far_end(number)
             yield f"table=2,tun_id={vni},dl_dst={text(address)},actions=set_field:{end}->tun_dst,output:{TUNNEL}"
 
-    def frames(self, vm: int, flows: int, size: int) -> list[bytes]:
-        """Frames of ``size`` bytes on the wire, each to another station of the VM's network as far as there are any."""
-        here = [station for station in range(min(self.macs, VMS_MAX * FLOWS_MAX)) if station % VMS_MAX == vm]
-        here = here or [0]
-        return [udp_frame(vm_mac(vm), mac(here[flow % len(here)]), 1000 + flow, size - FCS) for flow in range(flows)]
+    def frames(self, vm: int, flows: int, size: int) -> list[Frame]:
+        """UDP frames of ``size`` bytes on the wire, each to another station of the VM's network if it has so many."""
+        here = [station for station in range(min(self.macs, VMS_MAX * FLOWS_MAX)) if station % VMS_MAX == vm] or [0]
+        source, ends = int.from_bytes(vm_mac(vm), "big"), (int(SOURCE), int(DESTINATION))
+        built = [
+            FrameKind().build(
+                Addresses(int.from_bytes(mac(here[flow % len(here)]), "big"), source, 0, *ends, 1000 + flow, 4000),
+                size - FCS,
+            )
+            for flow in range(flows)
+        ]
+        return [Frame(each.head, each.length) for each in built]  # without stamps: nobody looks into a tunnel for them
 
 
 REFERENCE = Scale(10_667, 350_000, 15_000)
@@ -85,14 +93,3 @@ def vm_mac(vm: int) -> bytes:
 
 def text(address: bytes) -> str:
     return address.hex(":")
-
-
-def udp_frame(source: bytes, destination: bytes, port: int, size: int) -> bytes:
-    """A UDP packet of IPv4 without a UDP checksum, ``size`` bytes with its Ethernet header."""
-    payload = size - 42
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + payload, 0, 0x4000, 64, 17, 0)
-    ip += socket.inet_aton("192.168.0.1") + socket.inet_aton("192.168.0.2")
-    total = sum(struct.unpack("!10H", ip))
-    total = (total & 0xFFFF) + (total >> 16)
-    ip = ip[:10] + struct.pack("!H", ~total & 0xFFFF) + ip[12:]
-    return destination + source + b"\x08\x00" + ip + struct.pack("!HHHH", port, 4000, 8 + payload, 0) + bytes(payload)

@@ -71,6 +71,8 @@ class Control:
         connect: Callable[[], EngineClient],
         notify: Callable[[dict[str, Any]], None],
         follow: Callable[[Path, EngineLink], Follower],
+        *,
+        awaits_source: bool = False,
     ) -> None:
         self.rundir = rundir
         self.load = load
@@ -78,15 +80,21 @@ class Control:
         self.captures = Captures(self.link)
         self.follower = follow(rundir, self.link)
         self.notify = notify
+        # Whether what ``load`` gives is nothing yet: until ``source_came`` nobody is told that the switch is ready.
+        self._awaits_source = awaits_source
         self.started = time.time()
         self.desired = DesiredState()
+        self.states: dict[str, PortState] = {}  # of the ports, when the engine was brought to the desired state
         self.failures: dict[tuple[str, str], str] = {}  # ("port" or "bridge", name) -> why it is not as desired
         self._changing = asyncio.Lock()
 
     async def run(self, server: ControlServer, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Raises SourceError at once when there is no state to start from."""
         lock = take_lock(self.rundir / CONTROL_LOCK, "a control process")
-        self.desired = self._resume() or self._accept(self.load())
+        resumed = self._resume()
+        if resumed is not None:
+            self._awaits_source = False
+        self.desired = resumed or self._accept(self.load())
         await server.start()
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._follow_engine()), asyncio.create_task(self._tick())]
         stopped = asyncio.create_task(stop.wait())
@@ -134,7 +142,8 @@ class Control:
             outcomes, additions = await self.link.call(carry_out)
             await self.follower.bridges(desired)
             outcomes += await self.link.call(lambda client: apply(client, additions))
-            await self.follower.ports(await self.link.call(lambda client: client.ports()), fresh=bool(outcomes))
+            self.states = await self.link.call(lambda client: client.ports())
+            await self.follower.ports(self.states, fresh=bool(outcomes))
             self._note(outcomes)
             return outcomes
 
@@ -188,10 +197,20 @@ class Control:
                 _log.info("configured the engine: %d changes made, %d failed", made, len(self.failures))
             else:
                 _log.info("took over a running engine that is as desired: nothing to change")
-            failed = [name for what, name in self.failures if what == "port"]
-            self.notify({"bridges": len(self.desired.bridges), "ports": len(self.desired.ports), "failed": failed})
+            self._announce()
             await self.link.wait_lost()
             _log.warning("the engine is gone; waiting for it to come back")
+
+    def source_came(self) -> None:
+        """The engine was brought to a state that is really wanted; called by who reads it from elsewhere."""
+        if self._awaits_source:
+            self._awaits_source = False
+            self._announce()
+
+    def _announce(self) -> None:
+        if not self._awaits_source:
+            failed = [name for what, name in self.failures if what == "port"]
+            self.notify({"bridges": len(self.desired.bridges), "ports": len(self.desired.ports), "failed": failed})
 
     async def _tick(self) -> None:
         """Once a second: age the FDB, retry what failed, make again what broke."""

@@ -86,6 +86,8 @@ class FdKeeper:
                 for name, kept in self.kept.items():
                     socket.send_fds(self._ours, [json.dumps({"name": name}).encode()], kept)
                 self._ours.send(json.dumps({"end": True}).encode())
+            case {"op": "sync"} if self._ours is not None:
+                self._ours.send(json.dumps({"end": True}).encode())
 
     def _drop(self, name: str) -> None:
         for descriptor in self.kept.pop(name, []):

@@ -8,21 +8,22 @@ must not keep the others from working. Called by the control process alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from penstock.engine.client import EngineClient, EngineError, EngineGone
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
 from penstock.switch.model import DesiredState
+
+LIVE = ("vlan", "mtu", "policing", "protected")  # what of a port changes while it goes on forwarding
+TOGETHER = 50  # ports in one message: the engine answers nobody else meanwhile
 
 
 @dataclass(frozen=True)
 class RemovePort:
     name: str
     bridge: str
-
-    def apply(self, client: EngineClient) -> None:
-        client.remove_port(self.name)
 
     def __str__(self) -> str:
         return f"remove port {self.name} from bridge {self.bridge}"
@@ -71,7 +72,7 @@ class SetBridge:
 
 @dataclass(frozen=True)
 class SetPort:
-    """A change of VLANs or MTU, which the engine makes while the port goes on forwarding."""
+    """A change of what LIVE names, which the engine makes while the port goes on forwarding."""
 
     spec: PortSpec
 
@@ -94,9 +95,6 @@ class AddPort:
     def name(self) -> str:
         return self.spec.name
 
-    def apply(self, client: EngineClient) -> None:
-        client.add_port(self.spec)
-
     def __str__(self) -> str:
         return f"add port {self.name} ({self.spec.kind}) to bridge {self.spec.bridge}"
 
@@ -116,7 +114,7 @@ def plan(
     actual_bridges: Mapping[str, BridgeSpec], actual_ports: Mapping[str, PortState], desired: DesiredState
 ) -> list[Change]:
     """The changes, in order, that turn the actual bridges and ports into the desired ones; [] when nothing differs."""
-    present = {name: state.spec for name, state in actual_ports.items()}
+    present = {name: _spec(state, desired) for name, state in actual_ports.items()}
     remade = {
         name for name, spec in present.items() if name not in desired.ports or _needs_remake(spec, desired.ports[name])
     }
@@ -130,8 +128,9 @@ def plan(
     ]
     kept = {name: spec for name, spec in present.items() if name not in remade}
     changes += [SetPort(spec) for name, spec in desired.ports.items() if name in kept and kept[name] != spec]
-    changes += [AddPort(spec) for name, spec in desired.ports.items() if name not in kept]
-    return changes
+    new = [spec for name, spec in desired.ports.items() if name not in kept]
+    # Others must not get the OpenFlow numbers that some ask for.
+    return changes + [AddPort(spec) for spec in sorted(new, key=lambda spec: spec.ofport is None)]
 
 
 def broken_ports(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[PortState]:
@@ -142,37 +141,63 @@ def broken_ports(actual_ports: Mapping[str, PortState], desired: DesiredState) -
     return [
         state
         for name, state in actual_ports.items()
-        if state.state == "error" and state.netdev and desired.ports.get(name) == state.spec
+        if state.state == "error" and state.netdev and desired.ports.get(name) == _spec(state, desired)
     ]
 
 
 def repairs(actual_ports: Mapping[str, PortState], desired: DesiredState) -> list[Change]:
     """Changes that make the broken ports again."""
-    broken = [state.spec for state in broken_ports(actual_ports, desired)]
+    broken = [_spec(state, desired) for state in broken_ports(actual_ports, desired)]
     changes: list[Change] = [RemovePort(spec.name, spec.bridge) for spec in broken]
     changes += [AddPort(spec) for spec in broken]
     return changes
 
 
 def apply(client: EngineClient, changes: Iterable[Change]) -> list[Outcome]:
-    """Carry out `changes` one after another; one that the engine refuses is noted, and the rest go on.
+    """Carry out `changes` in their order; one that the engine refuses is noted, and the rest go on.
 
-    Raises EngineGone when the engine is lost half-way: nothing that follows could be made, and a new engine starts
-    empty.
+    Ports that come or go on end do so many at a time: workers have to be waited for, and are waited for once. Raises
+    EngineGone when the engine is lost half-way: nothing that follows could be made, and a new engine starts empty.
     """
     outcomes = []
-    for change in changes:
-        try:
-            change.apply(client)
-        except EngineGone:
-            raise
-        except EngineError as error:
-            outcomes.append(Outcome(change, str(error)))
-        else:
-            outcomes.append(Outcome(change))
+    for _kind, alike in groupby(changes, type):
+        some = list(alike)
+        for at in range(0, len(some), TOGETHER):
+            part = some[at : at + TOGETHER]
+            outcomes += [Outcome(*each) for each in zip(part, _apply_alike(client, part), strict=True)]
     return outcomes
+
+
+def _apply_alike(client: EngineClient, changes: Sequence[Change]) -> list[str]:
+    """Carry out changes of one class: for each what went wrong, or ""."""
+    if new := [change.spec for change in changes if isinstance(change, AddPort)]:
+        return client.add_ports(new)
+    if old := [change.name for change in changes if isinstance(change, RemovePort)]:
+        return client.remove_ports(old)
+    return [_apply_one(client, change) for change in changes if not isinstance(change, AddPort | RemovePort)]
+
+
+def _apply_one(client: EngineClient, change: RemoveBridge | AddBridge | SetBridge | SetPort) -> str:
+    try:
+        change.apply(client)
+    except EngineGone:
+        raise
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+def _spec(state: PortState, desired: DesiredState) -> PortSpec:
+    """What a port was asked to be; a number that it was given counts as asked for when it is the one that is wanted.
+
+    So it is when the numbers that the engine chose are read back from where they were written down.
+    """
+    wanted = desired.ports.get(state.spec.name)
+    if state.spec.ofport is None and wanted is not None and wanted.ofport == state.ofport:
+        return replace(state.spec, ofport=wanted.ofport)
+    return state.spec
 
 
 def _needs_remake(actual: PortSpec, wanted: PortSpec) -> bool:
     """Whether more differs than what `set_port` can change on a living port."""
-    return replace(actual, vlan=wanted.vlan, mtu=wanted.mtu) != wanted
+    return replace(actual, **{name: getattr(wanted, name) for name in LIVE}) != wanted

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.engine.fdstore import ENVIRONMENT as FDSTORE_VARIABLE
+from penstock.switch.ending import catch_signals
 from penstock.switch.fd_keeper import FdKeeper
 from penstock.switch.rundir import ACCEPTED, LOCK, make_rundir, take_lock
 from penstock.switch.settings import EngineSettings
@@ -121,6 +122,9 @@ class Supervisor:
         self.announced = False
         self.stopping = False
         self.exit_code = 0
+        self.stop_at: float | None = None  # monotonic: when it ends by itself
+        self.on_start: Callable[[], None] = lambda: None  # called once, when the run directory is ours
+        self.on_ready: Callable[[], None] = lambda: None  # called once, when the switch forwards
         self._notify_read, self._notify_write = os.pipe()
         self._notified = b""
 
@@ -129,10 +133,11 @@ class Supervisor:
         make_rundir(self.rundir)
         lock = take_lock(self.rundir / LOCK, "penstock")
         (self.rundir / ACCEPTED).unlink(missing_ok=True)
-        signals = self._catch_signals()
-        self._watch(signals.fileno(), lambda: self._on_signal(signals))
-        self._watch(self._notify_read, self._on_notify)
+        signals = catch_signals()
+        self.watch(signals.fileno(), lambda: self._on_signal(signals))
+        self.watch(self._notify_read, self._on_notify)
         try:
+            self.on_start()
             self._start(self.engine)
             self._start(self.control)
             while not self.stopping:
@@ -145,9 +150,12 @@ class Supervisor:
         return self.exit_code
 
     def _turn(self) -> None:
-        waits = [child.restart_at - time.monotonic() for child in self._children() if child.restart_at is not None]
+        moments = [child.restart_at for child in self._children()] + [self.stop_at]
+        waits = [moment - time.monotonic() for moment in moments if moment is not None]
         timeout = max(0.0, min(waits)) if waits else None
         self._dispatch(timeout)
+        if self.stop_at is not None and self.stop_at <= time.monotonic():
+            self.stopping = True
         for child in self._children():
             if not self.stopping and child.restart_at is not None and child.restart_at <= time.monotonic():
                 child.status.restarts += 1
@@ -162,8 +170,12 @@ class Supervisor:
     def _children(self) -> tuple[Child, Child]:
         return (self.engine, self.control)
 
-    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Call ``handler`` whenever a descriptor is readable."""
         self.selector.register(descriptor, selectors.EVENT_READ, handler)
+
+    def unwatch(self, descriptor: int) -> None:
+        self.selector.unregister(descriptor)
 
     def _start(self, child: Child) -> None:
         if child is self.engine:
@@ -174,17 +186,17 @@ class Supervisor:
             else:
                 with self.keeper.connect() as theirs:
                     child.start(FDSTORE_VARIABLE, theirs.fileno())
-            self._watch(self.keeper.fileno(), self._on_fdstore)
+            self.watch(self.keeper.fileno(), self._on_fdstore)
         else:
             child.start(NOTIFY_VARIABLE, self._notify_write)
-        self._watch(child.pidfd, lambda: self._on_death(child))
+        self.watch(child.pidfd, lambda: self._on_death(child))
         self.status.write(self.rundir)
 
     def _start_spare(self) -> None:
         with self.keeper.prepare() as theirs:
             self.spare.start(FDSTORE_VARIABLE, theirs.fileno())
-        self._watch(self.spare.pidfd, self._on_spare_death)
-        self._watch(self.keeper.next_fileno(), self._on_spare_waits)
+        self.watch(self.spare.pidfd, self._on_spare_death)
+        self.watch(self.keeper.next_fileno(), self._on_spare_waits)
 
     def _on_spare_waits(self) -> None:
         self.selector.unregister(self.keeper.next_fileno())
@@ -267,22 +279,13 @@ class Supervisor:
                 _say(text)
             return
         self.announced = True
+        self.on_ready()
         failed = message["failed"]
         ports = _count(message["ports"], "port")
         if failed:
             ports = f"{message['ports'] - len(failed)} of {ports} (failed, and tried again: {', '.join(failed)})"
         seconds = time.monotonic() - self.began
         print(f"ready: {_count(message['bridges'], 'bridge')}, {ports}, forwarding after {seconds:.1f} s", flush=True)
-
-    def _catch_signals(self) -> socket.socket:
-        """A socket that becomes readable when SIGTERM or SIGINT comes."""
-        ours, theirs = socket.socketpair()
-        theirs.setblocking(False)
-        signal.set_wakeup_fd(theirs.fileno())
-        self._wakeup = theirs
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: None)
-        return ours
 
     def _on_signal(self, signals: socket.socket) -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(signals.recv(64)):

@@ -22,6 +22,7 @@ from penstock.datapath.layout import (
     OFFLOAD_TSO6,
     OFFLOAD_USO,
 )
+from penstock.packet.checksum import words_sum
 from penstock.packet.protocols import (
     ETH_HEADER,
     IPV4_HEADER,
@@ -70,14 +71,6 @@ class Frame:
     gso_size: int = 0
     gso_type: int = GSO_NONE
     flags: int = 0
-
-
-def words_sum(data: bytes) -> int:
-    """The folded ones' complement sum of bytes."""
-    total = sum(struct.unpack(f"<{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,12 @@ class Generator:
     def of_frames(
         cls, endpoint: Endpoint, frames: Sequence[Timed], hz: int, rate: float | None = None, rounds: int = 1
     ) -> Generator:
-        """A generator of frames as they are, without stamps, by the first queue: at a rate, or spaced by their gaps."""
+        """A generator of frames as they are, without stamps, by the first queue: at a rate, or spaced by their gaps.
+
+        What of a frame is not in its head is zeros.
+        """
         made = cls(endpoint, hz)
+        made._zeros = made._allocate(max(each.frame.length for each in frames))
         entries = made._lay_out([(each.frame, 0, 0.0 if rate else each.gap) for each in frames])
         made._add(endpoint.tx[0], *entries)
         made.pace(rate)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from penstock.engine.addresses import add_fdb
 from penstock.engine.engine import Engine
 from penstock.engine.frames import OUT_NORMAL, OUT_PORT, Out, read_packet_ins, read_records, write_packet_out
 from penstock.engine.open_port import EngineFault
@@ -138,7 +139,7 @@ class TestPortsUnderTraffic:
 
     def test_a_static_address_goes_with_its_port(self, engine: Engine) -> None:
         add_bridge(engine, "a", "b")
-        engine.add_fdb("br0", "b", 5, "02:00:00:00:00:07")
+        add_fdb(engine, "br0", "b", 5, "02:00:00:00:00:07")
         assert list(fdb(engine, "br0").values()) == ["b"]
         engine.remove_port("b")
         assert fdb(engine, "br0") == {}
@@ -148,7 +149,7 @@ class TestPortsUnderTraffic:
             (("br0", "x", 5, "02:00:00:00:00:07"), "no port 'x'; there are: a"),
         ):
             with pytest.raises(EngineFault, match=re.escape(text)):
-                engine.add_fdb(*operands)
+                add_fdb(engine, *operands)
 
     def test_a_number_is_not_used_again_at_once(self, engine: Engine) -> None:
         add_bridge(engine, "a", "b")

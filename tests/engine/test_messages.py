@@ -107,11 +107,12 @@ def test_strange_requests_get_an_answer(rundir: Path, request_: dict[str, Any]) 
         ports = client.ask(op="ports")["result"]
         for port in ports:
             if port["spec"]["name"] not in ("a", "b"):
-                assert client.ask(op="remove_port", name=port["spec"]["name"])["ok"]
-        assert {"a", "b"} <= {port["spec"]["name"] for port in ports} or request_["op"] == "remove_port"
+                assert client.ask(op="remove_ports", names=[port["spec"]["name"]])["result"] == [""]
+        assert {"a", "b"} <= {port["spec"]["name"] for port in ports} or request_["op"] == "remove_ports"
         for name in {"a", "b"} - {port["spec"]["name"] for port in ports}:
             spec = {"bridge": "br0", "name": name, "kind": "dummy", "options": {}, "mtu": None}
-            assert client.ask(op="add_port", spec={**spec, "vlan": {"mode": "trunk", "tag": None, "trunks": []}})["ok"]
+            wanted = {**spec, "ofport": None, "vlan": {"mode": "trunk", "tag": None, "trunks": []}}
+            assert client.ask(op="add_ports", specs=[wanted])["result"] == [""]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -171,8 +172,8 @@ def test_a_client_that_reads_no_replies_is_cut_off(rundir: Path) -> None:
 def test_an_unknown_operation_and_missing_operands_are_named(rundir: Path) -> None:
     with Client(rundir) as client:
         assert client.ask(op="fly")["error"].startswith("operation 'fly' is unknown; known are: add_bridge")
-        assert "'spec'" in client.ask(op="add_port")["error"]
-        assert client.ask(op="remove_port", name="c")["error"] == "no port 'c'; there are: a, b"
+        assert "'specs'" in client.ask(op="add_ports")["error"]
+        assert client.ask(op="remove_ports", names=["c"])["result"] == ["no port 'c'; there are: a, b"]
 
 
 SESSION = """
@@ -183,9 +184,9 @@ from penstock.ports.spec import BridgeSpec, PortSpec
 
 client = EngineClient.connect(Path(sys.argv[1]))
 client.add_bridge(BridgeSpec("far"))
-number = client.add_port(PortSpec("far", "x", "dummy", {}))
+assert client.add_ports([PortSpec("far", "x", "dummy", {})]) == [""]
 state = client.ports()["x"]
-assert (state.number, state.state, state.queues) == (number, "up", 1)
+assert (state.state, state.queues) == ("up", 1)
 assert client.port_counters()["x"] == dict.fromkeys(client.port_counters()["x"], 0)
 assert client.fdb("far") == [] and client.drops() == {}
 assert client.worker_stats()[0]["index"] == 0
@@ -197,7 +198,7 @@ else:
     raise AssertionError
 result = client.trace("x", bytes.fromhex("020000000001020000000002") + bytes(50))
 assert result.drop == "no_destination"
-client.remove_port("x")
+assert client.remove_ports(["x"]) == [""]
 client.remove_bridge("far")
 client._socket.sendall(b"\\x00\\x00\\x00\\x10{")
 os.kill(os.getpid(), signal.SIGKILL)

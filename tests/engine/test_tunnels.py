@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from penstock.datapath.layout import FLAG_CSUM_PARTIAL, GSO_TCPV4
 from penstock.demo.hosts import Host
+from penstock.engine.addresses import add_fdb
 from penstock.engine.engine import Engine
 from penstock.engine.open_port import EngineFault
 from penstock.engine.warm import warm
@@ -237,6 +238,19 @@ TUNNELS = (
 
 
 @st.composite
+def tlvs(draw: st.DrawFn) -> bytes:
+    """Options of Geneve, few of them critical or with a length that is wrong."""
+    made = b""
+    for _ in range(draw(st.integers(0, 4))):
+        size = draw(st.integers(0, 3))
+        told = draw(st.sampled_from((size, size, size, size, 31)))
+        made += bytes([1, 2, draw(st.sampled_from((0, 1, 2, 0x80))), told]) + draw(
+            st.binary(min_size=4 * size, max_size=4 * size)
+        )
+    return made
+
+
+@st.composite
 def arrivals(draw: st.DrawFn, back4: Link, back6: Link) -> bytes:
     """Outer packets, most of them right, some damaged."""
     tunnel = draw(st.sampled_from(TUNNELS))[0]
@@ -256,7 +270,7 @@ def arrivals(draw: st.DrawFn, back4: Link, back6: Link) -> bytes:
         checksum=draw(st.booleans()),
         gpe=kind == "vxlan" and draw(st.integers(0, 3)) == 3,
         oam=draw(st.booleans()),
-        options=bytes(4 * draw(st.integers(0, 12))),
+        options=draw(tlvs()) if kind == "geneve" else b"",
         sequence=draw(st.sampled_from((None, 7))),
         source_port=draw(st.integers(0, 65535)),
     )
@@ -398,15 +412,15 @@ def test_networks_by_vlan_learn_far_ends(site: Site) -> None:
 
 def test_addresses_behind_far_ends_may_be_told(site: Site) -> None:
     site.add("over", "tun", "vxlan", vnis=["10=5010"], remotes=["10.0.0.2"])
-    site.engine.add_fdb("over", "tun", 10, "02:00:00:00:00:02", "10.0.0.3")
+    add_fdb(site.engine, "over", "tun", 10, "02:00:00:00:00:02", "10.0.0.3")
     inner = PEER + VM + b"\x81\x00\x00\x0a" + plain()[12:]
     assert destinations(site.through(inner)) == ["10.0.0.3"]
     site.arrive(encapsulate(VM + PEER + plain()[12:], site.back(), Form(key=5010)))
     assert destinations(site.through(inner)) == ["10.0.0.3"]
     with pytest.raises(EngineFault, match=r"'10\.0\.0\.300' is not an IP address"):
-        site.engine.add_fdb("over", "tun", 10, "02:00:00:00:00:03", "10.0.0.300")
+        add_fdb(site.engine, "over", "tun", 10, "02:00:00:00:00:03", "10.0.0.300")
     with pytest.raises(EngineFault, match="only a tunnel port with 'vnis'"):
-        site.engine.add_fdb("over", "vm", 10, "02:00:00:00:00:03", "10.0.0.3")
+        add_fdb(site.engine, "over", "vm", 10, "02:00:00:00:00:03", "10.0.0.3")
 
 
 def test_a_far_end_that_nobody_told_of_is_learned(routed: Site) -> None:
@@ -481,6 +495,27 @@ def test_ports_for_the_same_packets_are_refused(site: Site) -> None:
     with pytest.raises(EngineFault, match="not of one family"):
         site.add("over", "mixed", "vxlan", remote_ip="10.0.0.2", local_ip="fd00::1")
     site.add("over", "other", "vxlan", remote_ip="10.0.0.2", key=2)
+    with pytest.raises(EngineFault, match="UDP port 4789 has tunnels of another type already, port 'tun'"):
+        site.add("over", "odd", "geneve", remote_ip="10.0.0.3", dst_port=4789)
+
+
+def test_a_worker_asks_within_a_bound(site: Site) -> None:
+    """Packets that are too long, each of which could be told to its sender, are told of 128 times in a second."""
+    site.add("over", "tun", "vxlan", remote_ip="10.0.0.2")
+    told: list[bytes] = []
+    time.sleep(1.2)  # into a second in which nothing was told of yet
+    take = site.engine.underlay._exchange._take
+    site.engine.underlay._exchange._take = told.append
+    try:
+        begun = int(time.monotonic())
+        for _ in range(20):
+            send(site.engine, "vm", [plain(1490)] * 30)
+            site.turn()
+        seconds = int(time.monotonic()) - begun + 1
+    finally:
+        site.engine.underlay._exchange._take = take
+    assert site.dropped("tun") == {"mtu_exceeded": 600}
+    assert 128 <= len(told) <= min(600, 128 * seconds)
 
 
 def test_a_far_end_without_a_route_says_so(site: Site) -> None:
@@ -497,6 +532,54 @@ def test_a_far_end_without_a_route_says_so(site: Site) -> None:
     assert outer[:6] == FAR_MAC
     site.host.netlink.route("del", dst="172.16.0.0/16", gateway="10.0.0.2")
     site.turn()
+
+
+def test_a_mark_chooses_the_route(site: Site) -> None:
+    """A far end that only packets with a mark reach, by the host's policy routing."""
+    far = ipaddress.ip_address("172.16.0.9")
+    site.host.run("ip", "rule", "add", "fwmark", "7", "table", "107")
+    site.host.run("ip", "route", "add", "172.16.0.0/16", "via", "10.0.0.2", "table", "107")
+    try:
+        site.add("over", "tun", "gre", remote_ip=str(far), egress_pkt_mark=7)
+        site.add("over", "unmarked", "vxlan", remote_ip=str(far))
+        states = {each.spec.name: each for each in site.engine.port_states()}
+        assert (states["tun"].state, states["unmarked"].state) == ("up", "down")
+        add_fdb(site.engine, "over", "tun", 0, "02:00:00:00:00:02")
+        (outer,) = site.through(plain())
+        assert outer == encapsulate(plain(), site.link(destination=far), Form("gre", key=None))
+    finally:
+        site.host.run("ip", "rule", "del", "fwmark", "7", "table", "107")
+
+
+def test_packets_of_one_far_end_go_to_the_tunnel_of_their_key(site: Site) -> None:
+    """In one burst, in any order: what was found for the packet before holds for the same key alone."""
+    for key in (1, 2):
+        site.add("over", f"key{key}", "vxlan", remote_ip="10.0.0.2", key=key)
+    keys = [1, 2, 2, 1, 3, 1, 2]
+    site.arrive(*(encapsulate(plain(), site.back(), Form(key=key)) for key in keys))
+    found = {key: counters(site.engine, f"key{key}")["rx_packets"] for key in (1, 2)}
+    assert found == {1: 3, 2: 3}
+
+
+def test_a_tunnel_in_a_tunnel_inherits_from_it(site: Site) -> None:
+    """What the outermost header inherits is that of the packet it carries, not of the one inside that."""
+    site.engine.add_bridge(BridgeSpec("middle"))
+    site.add("middle", "inside", "internal")
+    site.host.assign("inside", "10.9.0.1/24")
+    site.host.netlink.neigh(
+        "add", dst="10.9.0.2", lladdr="02:00:00:00:00:fc", ifindex=site.host.index("inside"), state="permanent"
+    )
+    site.add("over", "first", "vxlan", remote_ip="10.9.0.2", ttl=33, tos=0x20)
+    site.add("middle", "second", "vxlan", remote_ip="10.0.0.2", ttl="inherit", tos="inherit", key=9)
+    site.turn()
+    (outer,) = site.through(plain())
+    assert (outer[15], outer[22]) == (0x20, 33)
+    middle = outer[50:]
+    assert outer == encapsulate(middle, site.link(), Form(key=9, ttl=33, tos=0x20, source_port=source_port(outer)))
+    assert middle[50:] == plain()
+    for name in ("first", "second", "inside"):
+        site.engine.remove_port(name)
+    site.engine.remove_bridge("middle")
 
 
 def test_tunnels_within_tunnels_end(site: Site) -> None:

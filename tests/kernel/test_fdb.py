@@ -30,6 +30,7 @@ from penstock.datapath.fdb import (
     fdb_init,
     fdb_learn,
     fdb_lookup,
+    fdb_remove,
 )
 from penstock.datapath.layout import WORKER
 from penstock.machine import load_acquire, records, store64
@@ -118,6 +119,7 @@ KEY, PORT, SECOND = st.sampled_from(KEYS), st.integers(0, 4095), st.integers(0, 
             st.tuples(st.just("learn"), KEY, PORT),
             st.tuples(st.just("learn"), KEY, PORT),
             st.tuples(st.just("static"), KEY, PORT),
+            st.tuples(st.just("remove"), KEY, st.just(0)),
             st.tuples(st.just("expire"), SECOND, st.sampled_from((-1, 1, 2))),
         ),
         max_size=60,
@@ -132,6 +134,8 @@ def test_it_is_a_dictionary_while_there_is_room(steps: list[tuple[str, int, int]
         elif action == "static":
             assert fdb_add_static(table.address, a, b, now) == 1
             twin.add_static(a, b, now)
+        elif action == "remove":
+            assert fdb_remove(table.address, a) == int(twin.entries.pop(a, None) is not None)
         else:
             assert fdb_expire(table.address, a, b, STATIC) == twin.expire(a, b)
             assert table.count() == len(twin.entries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import event, given, settings
@@ -34,7 +34,7 @@ def engine() -> Iterator[Engine]:
 @st.composite
 def vlan_configs(draw: st.DrawFn) -> VlanConfig:
     mode = draw(st.sampled_from(("access", "trunk", "trunk", "native-tagged", "native-untagged")))
-    tag = None if mode == "trunk" else draw(st.sampled_from(VLANS))
+    tag = None if mode == "trunk" else draw(st.sampled_from((0, *VLANS)))
     trunks = () if mode == "access" else draw(st.lists(st.sampled_from((0, *VLANS)), unique=True, max_size=3))
     return VlanConfig(mode, tag, tuple(trunks))
 
@@ -74,7 +74,8 @@ def scenarios(draw: st.DrawFn) -> tuple[list[NaivePort], list[Step]]:
         config = draw(vlan_configs())
         bridge = "br1" if patched and number % 2 else "br0"
         mtu = draw(st.sampled_from((1500, 1500, 1496)))
-        ports.append(NaivePort(f"p{number}", bridge, config.mode, config.tag, config.trunks, mtu))
+        protected = draw(st.booleans())
+        ports.append(NaivePort(f"p{number}", bridge, config.mode, config.tag, config.trunks, mtu, protected=protected))
     if patched:
         for number in range(2):
             config = draw(vlan_configs())
@@ -87,25 +88,26 @@ def scenarios(draw: st.DrawFn) -> tuple[list[NaivePort], list[Step]]:
     return ports, steps
 
 
-def build(engine: Engine, ports: list[NaivePort]) -> None:
+def build(engine: Engine, ports: list[NaivePort], flood_vlans: tuple[int, ...]) -> None:
     for bridge in sorted({port.bridge for port in ports}):
-        engine.add_bridge(BridgeSpec(bridge, mac_table_size=64))
+        engine.add_bridge(BridgeSpec(bridge, mac_table_size=64, flood_vlans=flood_vlans))
     for port in ports:
         vlan = VlanConfig(port.mode, port.tag, port.trunks)  # type: ignore[arg-type]
         if port.peer is None:
             add_dummy(engine, port.name, vlan, port.bridge, port.mtu)
+            engine.set_port(replace(engine.ports[port.name].spec, protected=port.protected))
         else:
             engine.add_port(PortSpec(port.bridge, port.name, "patch", {"peer": port.peer}, vlan))
 
 
 @settings(max_examples=250)
-@given(scenarios())
+@given(scenarios(), st.lists(st.sampled_from((0, *VLANS)), unique=True, max_size=2))
 def test_frames_counters_and_fdb_are_those_of_the_twin(
-    engine: Engine, scenario: tuple[list[NaivePort], list[Step]]
+    engine: Engine, scenario: tuple[list[NaivePort], list[Step]], flood_vlans: list[int]
 ) -> None:
     ports, steps = scenario
-    twin = NaiveSwitch(ports)
-    build(engine, ports)
+    twin = NaiveSwitch(ports, flood_vlans)
+    build(engine, ports, tuple(flood_vlans))
     try:
         for step in steps:
             name = ports[step.port].name

@@ -50,12 +50,16 @@ in_phy_port 1 - 32   actset_output 43 - 32   pkt_mark - N33 32   conj_id - N37 3
 tun_id 38 N16 64   tun_src - N31 32   tun_dst - N32 32   tun_ipv6_src - N109 128   tun_ipv6_dst - N110 128
 tun_gbp_id - N38 16   tun_gbp_flags - N39 8   tun_flags - N104 16
 """
+OPTION_BITS = 64  # of tun_metadata: Open vSwitch's have 992 bits, and are 64 fields
+OPTIONS = {f"tun_metadata{n}": 40 + n for n in range(8)}
 OURS = {"inner_vlan_tci", "inner_vlan_vid", "inner_vlan_pcp"} | {f"xreg{n}" for n in range(8)}
 
 
 def test_numbers_are_those_of_ovs_fields() -> None:
     rows = re.findall(r"(\w+) (-|\d+) (-|[ON]\d+) (\d+)", OVS)
-    assert {name for name, *_ in rows} | OURS == {row.name for row in FIELDS}
+    assert {name for name, *_ in rows} | OURS | set(OPTIONS) == {row.name for row in FIELDS}
+    for name, number in OPTIONS.items():
+        assert (BY_NAME[name].bits, BY_NAME[name].oxm, BY_NAME[name].nxm) == (OPTION_BITS, None, (1, number))
     for name, oxm, nxm, bits in rows:
         row = BY_NAME[name]
         assert row.bits == int(bits), name
@@ -74,10 +78,11 @@ def test_layout() -> None:
     places |= {"inner_vlan_tci": 42, "mpls_label": 44, "ipv6_src": 48, "ipv6_dst": 64, "ipv6_label": 80}
     places |= {"in_phy_port": 4, "actset_output": 84, "nd_target": 88, "nd_sll": 104, "nd_tll": 112}
     places |= {"pkt_mark": 120, "conj_id": 124, "metadata": 128, "tun_id": 136, "tun_src": 144, "tun_dst": 148}
-    places |= {f"reg{n}": 192 + 4 * n for n in range(16)} | {"tun_ipv6_src": 152, "tun_ipv6_dst": 168}
+    places |= {f"tun_metadata{n}": 192 + 8 * n for n in range(8)}
+    places |= {f"reg{n}": 256 + 4 * n for n in range(16)} | {"tun_ipv6_src": 152, "tun_ipv6_dst": 168}
     places |= {"tun_gbp_id": 184, "tun_flags": 186, "tun_gbp_flags": 188}
     assert {row.name: key_offset(row.name) for row in OWNERS} == places
-    assert (PARSED_SIZE, KEY_SIZE, KEY.itemsize) == (128, 256, 256)
+    assert (PARSED_SIZE, KEY_SIZE, KEY.itemsize) == (128, 320, 320)
 
 
 def test_fields_that_own_bytes_do_not_overlap() -> None:
@@ -87,7 +92,7 @@ def test_fields_that_own_bytes_do_not_overlap() -> None:
 
 
 def test_numpy_sees_the_same_key() -> None:
-    key = bytes(range(KEY_SIZE))
+    key = bytes(place % 251 for place in range(KEY_SIZE))
     record = np.frombuffer(key, KEY)[0]
     for row in OWNERS:
         assert offset(KEY, row.name) == row.offset
@@ -107,7 +112,7 @@ def test_reading_bits_of_a_word() -> None:
 
 def test_joined_registers() -> None:
     key = bytearray(KEY_SIZE)
-    key[192:208] = bytes(range(16))
+    key[256:272] = bytes(range(16))
     assert BY_NAME["reg1"].read(key) == 0x04050607
     assert BY_NAME["xreg1"].read(key) == 0x08090A0B0C0D0E0F
     assert BY_NAME["xxreg0"].read(key) == int.from_bytes(range(16), "big")
@@ -145,7 +150,7 @@ def test_describe_leaves_out_what_the_packet_has_not() -> None:
 
 
 def test_describe_refuses_another_size() -> None:
-    with pytest.raises(ValueError, match="flow key of 4 bytes: must be 256 bytes"):
+    with pytest.raises(ValueError, match="flow key of 4 bytes: must be 320 bytes"):
         describe(bytes(4))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,9 @@ from scapy.all import (
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP
 
+from penstock.datapath import parsing
+from penstock.datapath.layout import PACKET
+from penstock.machine import records
 from penstock.packet import parse as kernels
 from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, describe
 from penstock.packet.ipv6 import final_destination, next_header_place, upper_layer
@@ -64,7 +68,22 @@ def run_parse(frame: bytes, align: int = 2) -> tuple[int, bytes]:
     return result, key.read() + bytes(KEY_SIZE - PARSED_SIZE)
 
 
+LINK = slice(kernels.DST_WORD, kernels.SRC_WORD + 8)  # the words of the key that layer 2 is in
+
+
+def compare_link(frame: bytes) -> None:
+    """What is parsed of a frame for a bridge that looks at layer 2 alone."""
+    expected = naive.parse_link(frame)
+    memory, key = Memory(frame, align=2), Memory(bytes(PARSED_SIZE))
+    result = kernels.parse_link(memory.address, len(frame), key.address)
+    assert memory.untouched()
+    assert key.read()[LINK] == expected.key()[LINK]
+    assert not any(key.read()[: LINK.start] + key.read()[LINK.stop :])
+    assert (result & 0xFFFF, result >> 16) == (expected.l3, kernels.PARSED_TAG >> 16 if expected.found else 0)
+
+
 def compare(frame: bytes, align: int = 2) -> None:
+    compare_link(frame)
     expected = naive.parse(frame)
     result, key = run_parse(frame, align)
     assert describe(key) == describe(expected.key())
@@ -83,6 +102,24 @@ def test_valid_frames(frame: bytes, align: int) -> None:
 @given(damaged())
 def test_damaged_frames(frame: bytes) -> None:
     compare(frame)
+
+
+@settings(max_examples=200)
+@given(st.one_of(frames(), damaged()), st.integers(0, 0xFFFF))
+def test_a_key_of_layer_2_is_completed_to_the_whole(frame: bytes, in_port: int) -> None:
+    """Whoever needs all of a key that has layer 2 alone gets what parsing all would have given."""
+    memory, key = Memory(frame, align=2), Memory(bytes(KEY_SIZE))
+    packet, burst = Memory(bytes(PACKET.itemsize)), Memory(bytes(8))
+    row = records(PACKET, packet.address)[0]
+    row["head"], row["head_len"], row["key"] = memory.address, len(frame), key.address
+    records(np.dtype("i8"), burst.address)[0] = packet.address
+    assert parsing.parse_links(3, in_port, burst.address, 1) == len(frame)
+    assert row["whole"] == 0
+    parsing.complete(packet.address)
+    result, expected = run_parse(frame)
+    assert key.read(PARSED_SIZE) == in_port.to_bytes(8, "little") + expected[8:PARSED_SIZE]
+    assert (row["l3"], row["l4"], row["in_port"], row["whole"]) == (result & 0xFFFF, result >> 16 & 0xFFFF, 3, 1)
+    assert row["tagged"] == int(result & kernels.PARSED_TAG != 0)
 
 
 @settings(max_examples=200)

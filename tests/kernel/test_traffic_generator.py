@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 
-from penstock.datapath.layout import FLAG_CSUM_PARTIAL, GSO_TCPV4, OFFLOAD_CSUM, OFFLOAD_TSO4
+from penstock.datapath.layout import FLAG_CSUM_PARTIAL, GSO_TCPV4, HEADER_MAX, OFFLOAD_CSUM, OFFLOAD_TSO4
 from penstock.machine import measure_cycles_hz
 from penstock.memory import Arena
 from penstock.ports.dummy import Frame
@@ -197,6 +197,16 @@ def test_frames_as_they_are(endpoint: Endpoint, hz: int) -> None:
     while not generator.done:
         generator_turn(generator.tasks[0][1])
     assert [each.data for each in endpoint.port.transmitted()] == frames * 3  # type: ignore[attr-defined]
+    generator.close()
+
+
+def test_what_is_not_in_the_head_of_a_frame_is_zeros(endpoint: Endpoint, hz: int) -> None:
+    frames = [Timed(Prepared(b"\x01" * HEADER_MAX, length)) for length in (HEADER_MAX, HEADER_MAX + 1, 1514)]
+    generator = Generator.of_frames(endpoint, frames, hz)
+    while not generator.done:
+        generator_turn(generator.tasks[0][1])
+    expected = [each.frame.head.ljust(each.frame.length, b"\0") for each in frames]
+    assert [each.data for each in endpoint.port.transmitted()] == expected  # type: ignore[attr-defined]
     generator.close()
 
 

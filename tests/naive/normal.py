@@ -8,6 +8,7 @@ link-local groups; addresses are learned per VLAN from frames that were admitted
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 ETHERNET, TAG = 14, 4
@@ -25,6 +26,7 @@ class NaivePort:
     trunks: tuple[int, ...] = ()
     mtu: int = 1500
     peer: str | None = None
+    protected: bool = False
     sent: list[bytes] = field(default_factory=list)
     rx_bytes: int = 0
     rx_packets: int = 0
@@ -41,11 +43,13 @@ class NaivePort:
         """Whether the port is a member of the VLAN: a native VLAN is always carried."""
         if self.mode == "access":
             return vlan == self.tag
-        return not self.trunks or vlan in self.trunks or (self.mode != "trunk" and vlan == self.native)
+        if vlan == 0 and self.native:
+            return False
+        return not self.trunks or vlan in self.trunks or (self.native and vlan == self.native)
 
     def leaves_tagged(self, vlan: int) -> bool:
         """Whether frames of the VLAN leave with a tag."""
-        if self.mode == "access" or vlan == 0:
+        if self.mode == "access":
             return False
         return not (self.mode == "native-untagged" and vlan == self.native)
 
@@ -61,13 +65,18 @@ def vlan_in(tag: bytes | None) -> int:
 
 
 def with_vlan(frame: bytes, vlan: int) -> bytes:
-    """The frame tagged for a VLAN, the priority of its tag kept, or for VLAN 0 without its tag."""
+    """The frame tagged for a VLAN, the priority of its tag kept; for VLAN 0 it is tagged only if it has a priority."""
     tag = tag_of(frame)
-    rest = frame[16:] if tag else frame[12:]
     if vlan == 0:
-        return frame[:12] + rest
+        return frame if tag and tag[2] & 0xE0 else without_tag(frame)
+    rest = without_tag(frame)[12:]
     priority = int.from_bytes(tag[2:], "big") & 0xF000 if tag else 0
     return frame[:12] + (tag[:2] if tag else b"\x81\x00") + (priority | vlan).to_bytes(2, "big") + rest
+
+
+def without_tag(frame: bytes) -> bytes:
+    """The frame without its outermost tag."""
+    return frame[:12] + frame[16:] if tag_of(frame) else frame
 
 
 def payload_bytes(frame: bytes) -> int:
@@ -81,7 +90,8 @@ def payload_bytes(frame: bytes) -> int:
 class NaiveSwitch:
     """Bridges whose ports may be joined by patches; ``fdb`` maps (bridge, VLAN, MAC address) to the port's name."""
 
-    def __init__(self, ports: list[NaivePort]) -> None:
+    def __init__(self, ports: list[NaivePort], flood_vlans: Collection[int] = ()) -> None:
+        self.flood_vlans = flood_vlans
         self.ports = {port.name: port for port in ports}
         self.fdb: dict[tuple[str, int, bytes], str] = {}
 
@@ -108,20 +118,27 @@ class NaiveSwitch:
         vlan = vlan_in(tag) or port.native
         if not port.carries(vlan):
             return "vlan_not_member"
-        self.fdb[port.bridge, vlan, source] = port.name
-        known = None if destination[0] & 1 else self.fdb.get((port.bridge, vlan, destination))
+        known = None
+        if vlan not in self.flood_vlans:
+            self.fdb[port.bridge, vlan, source] = port.name
+            known = None if destination[0] & 1 else self.fdb.get((port.bridge, vlan, destination))
         if known == port.name:
             return "same_port"
+        if known is not None and port.protected and self.ports[known].protected:
+            return "protected"
         outputs = [other for other in self._others(port, vlan) if known in (None, other.name)]
         for other in outputs:
-            self._send(other, with_vlan(frame, vlan if other.leaves_tagged(vlan) else 0))
+            self._send(other, with_vlan(frame, vlan) if other.leaves_tagged(vlan) else without_tag(frame))
         return None if outputs else "no_destination"
 
     def _others(self, port: NaivePort, vlan: int) -> list[NaivePort]:
         return [
             other
             for other in self.ports.values()
-            if other is not port and other.bridge == port.bridge and other.carries(vlan)
+            if other is not port
+            and other.bridge == port.bridge
+            and other.carries(vlan)
+            and not (port.protected and other.protected)
         ]
 
     def _send(self, port: NaivePort, frame: bytes) -> None:

@@ -64,6 +64,25 @@ def parse(frame: bytes) -> Parsed:
     return result
 
 
+def parse_link(frame: bytes) -> Parsed:
+    """Only layer 2: addresses, the outer tag, and where Ethernet's type says that IP begins, if a header fits there."""
+    result = Parsed()
+    if len(frame) < 14:
+        return result
+    at = 12
+    tags = 0
+    while tags < 2 and number(frame[at : at + 2]) in VLAN_TYPES and len(frame) >= at + 6:
+        at, tags = at + 4, tags + 1
+    result.fields = {"eth_dst": number(frame[:6]), "eth_src": number(frame[6:12])}
+    result.fields["eth_type"] = number(frame[at : at + 2])
+    if tags:
+        result.fields["vlan_tci"] = number(frame[14:16]) | 0x1000
+        result.found.add("tag")
+    if len(frame) - at - 2 >= {0x0800: 20, 0x86DD: 40}.get(result.fields["eth_type"], len(frame)):
+        result.l3 = at + 2
+    return result
+
+
 def arp(result: Parsed, l3: int, data: bytes) -> None:
     if len(data) < 28 or data[:6] != bytes.fromhex("000108000604"):
         return
@@ -199,14 +218,12 @@ def neighbour_discovery(result: Parsed, data: bytes) -> None:
         return
     options, found = data[24:], []
     for _ in range(16):
-        if not options:
-            break
         if len(options) < 8 or options[1] == 0 or options[1] * 8 > len(options):
-            return
+            break
         if options[1] == 1 and options[0] in (1, 2):
             found.append((options[0], number(options[2:8])))
         options = options[options[1] * 8 :]
-    if options or len(dict(found)) != len(found):
+    if len(dict(found)) != len(found):
         return
     addresses = dict(found)
     result.fields.update(nd_target=number(data[8:24]), nd_sll=addresses.get(1, 0), nd_tll=addresses.get(2, 0))

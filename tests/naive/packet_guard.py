@@ -43,7 +43,7 @@ from scapy.layers.inet import ICMP
 from penstock.machine import records
 from penstock.packet.checksum import finish_checksum
 from penstock.packet.fields import KEY_SIZE
-from penstock.packet.parse import parse
+from penstock.packet.parse import parse, parse_link
 from penstock.packet.segment import SEGMENTATION, segment_count, segment_header
 
 PAGE = mmap.PAGESIZE
@@ -101,6 +101,7 @@ def exercise(frame: bytes, memory: Guarded, buffer: Guarded, key: int, at_end: b
     """Run every kernel that takes an unchecked frame."""
     address = memory.put(frame, at_end)
     ctx = key + KEY_SIZE
+    parse_link(address, len(frame), key)
     result = parse(address, len(frame), key)
     request = records(SEGMENTATION, ctx)[0]
     request["head"], request["head_len"], request["tail"], request["tail_len"] = address, len(frame), memory.begin, 100

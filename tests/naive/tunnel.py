@@ -37,6 +37,7 @@ class Form:
     group: int = 0
     group_flags: int = 0
     oam: bool = False
+    critical: bool = False
     options: bytes = b""
     sequence: int | None = None
     source_port: int = 50000
@@ -65,7 +66,8 @@ def encapsulate(inner: bytes, link: Link, form: Form) -> bytes:
         first = 0x08 | (0x04 if form.gpe else 0) | (0x80 if form.group or form.group_flags else 0)
         head = struct.pack("!BBHI", first, form.group_flags, 3 if form.gpe else form.group, key << 8)
     else:
-        head = struct.pack("!BBHI", len(form.options) // 4, 0x80 if form.oam else 0, 0x6558, key << 8) + form.options
+        flags = (0x80 if form.oam else 0) | (0x40 if form.critical else 0)
+        head = struct.pack("!BBHI", len(form.options) // 4, flags, 0x6558, key << 8) + form.options
     payload = head + inner
     udp = struct.pack("!HHHH", form.source_port, form.port, 8 + len(payload), 0) + payload
     if form.checksum or link.source.version == 6:
@@ -147,7 +149,7 @@ def arrive(frame: bytes, tunnels: list[Tunnel], addresses: set[IpAddress]) -> Ar
     read = _gre(upper) if kind == "gre" else _vxlan(upper[8:]) if kind == "vxlan" else _geneve(upper[8:])
     if read is None:
         return Arrived("tunnel_header")
-    key, inner, grouped = read
+    key, inner, refused = read  # by a port without group policy, or with options that nobody knows
     if protocol == 17 and upper[6:8] != b"\0\0" and checksum(pseudo(link, 17, len(upper)) + upper) != 0:
         return Arrived("tunnel_checksum")
     if protocol == 47 and upper[0] & 0x80 and checksum(upper) != 0:
@@ -168,7 +170,7 @@ def arrive(frame: bytes, tunnels: list[Tunnel], addresses: set[IpAddress]) -> Ar
                 continue
             wanted = (tunnel.key in (None, key), tunnel.remote in (None, source), tunnel.local in (None, destination))
             if all(wanted):
-                if grouped and not tunnel.group_policy:
+                if refused and not tunnel.group_policy:
                     return Arrived("tunnel_header")
                 return _congestion(tunnel.name, inner) if congested else Arrived(tunnel.name, inner)
     return Arrived("tunnel_unknown")
@@ -186,10 +188,24 @@ def _vxlan(data: bytes) -> tuple[int, bytes, bool] | None:
 
 
 def _geneve(data: bytes) -> tuple[int, bytes, bool] | None:
-    if len(data) < 8 or data[0] >> 6 or data[1] & 0x40 or data[2:4] != b"\x65\x58" or data[7]:
+    if len(data) < 8 or data[0] >> 6 or data[2:4] != b"\x65\x58" or data[7]:
         return None
     end = 8 + (data[0] & 63) * 4
-    return (int.from_bytes(data[4:7], "big"), data[end:], False) if end <= len(data) else None
+    if end > len(data):
+        return None
+    return int.from_bytes(data[4:7], "big"), data[end:], not are_right(data[8:end])
+
+
+def are_right(options: bytes) -> bool:
+    """Whether options of Geneve are whole, and none of them is critical: nobody knows them here."""
+    while options:
+        if len(options) < 4:
+            return False
+        size = (options[3] & 31) * 4
+        if size > len(options) - 4 or options[2] & 0x80:
+            return False
+        options = options[4 + size :]
+    return True
 
 
 def _gre(data: bytes) -> tuple[int, bytes, bool] | None:

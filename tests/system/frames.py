@@ -52,11 +52,18 @@ class Wire:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def send(self, *frames: bytes) -> None:
+        self._socket.setblocking(True)
         for each in frames:
             self._socket.send(each)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def received(self, seconds: float = 0.3, kind: int = TEST_TYPE) -> list[bytes]:
         """Frames of this type that came in, up to `seconds` from now."""
@@ -65,13 +72,29 @@ class Wire:
         while (left := deadline - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
-                data, control, _flags, address = self._socket.recvmsg(65600, 256)
+                whole = self._next()
             except TimeoutError:
                 break
-            whole = _with_tag(data, control)
-            if address[2] != PACKET_OUTGOING and _type_of(whole) == kind:
+            if whole is not None and _type_of(whole) == kind:
                 found.append(whole)
         return found
+
+    def waiting(self) -> list[bytes]:
+        """Frames of any type that have come in by now."""
+        self._socket.setblocking(False)
+        found = []
+        while True:
+            try:
+                whole = self._next()
+            except BlockingIOError:
+                return found
+            if whole is not None:
+                found.append(whole)
+
+    def _next(self) -> bytes | None:
+        """The next frame at the socket, None if it is one that was sent."""
+        data, control, _flags, address = self._socket.recvmsg(65600, 256)
+        return None if address[2] == PACKET_OUTGOING else _with_tag(data, control)
 
 
 def _with_tag(data: bytes, control: list[tuple[int, int, bytes]]) -> bytes:

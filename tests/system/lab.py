@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from penstock.demo.echo import ping
 from penstock.demo.hosts import Host, cable
 from penstock.demo.launch import RunningSwitch
 
@@ -115,6 +116,15 @@ def processes_of(rundir: Path) -> list[str]:
         if re.search(rf"{re.escape(str(rundir))}(\s|$)", line):
             found.append(line)
     return found
+
+
+def unanswered(host: Host, address: str, **options: Any) -> bool:
+    """Whether an echo request gets no reply. The host then forgets its neighbours: the kernel holds a later packet for
+    an address that it is still asking for, and drops it when that question, asked in vain here, ends.
+    """
+    silent = ping(host, address, count=1, **options).received == 0
+    host.run("ip", "neigh", "flush", "all")
+    return silent
 
 
 def eventually(what: str, holds: Callable[[], object], seconds: float = 5.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from penstock.demo import traffic
 from penstock.demo.echo import ping
 from penstock.demo.hosts import Host
 from tests.system.frames import Wire
-from tests.system.lab import Lab, eventually
+from tests.system.lab import Lab, eventually, unanswered
 from tests.system.ofctl import Ofctl
 from tests.system.tunnels import HERE, THERE, Site, dissect
 
@@ -150,55 +151,58 @@ def test_a_neighbour_that_changes_loses_nothing(site: Site) -> None:
     assert received >= 290, said[-300:]
 
 
-def test_flows_choose_far_end_and_key(lab: Lab) -> None:
-    site = Site(lab)
-    site.begin("""
+def by_flow(*flows: str, mtu: int = 1450, key: str = '"flow"', more: str = "") -> str:
+    """A bridge whose flows choose the far end for what a host at vm1 sends."""
+    lines = "".join(f"  {json.dumps(flow)},\n" for flow in flows)
+    return f"""
 [bridge.over]
 flows = [
-  "in_port=vm1,actions=set_field:5001->tun_id,set_field:10.0.0.2->tun_dst,output:tun",
-  "in_port=vm2,actions=set_field:5002->tun_id,set_field:10.0.0.2->tun_dst,output:tun",
-  "in_port=tun,tun_id=5001,tun_src=10.0.0.2,tun_dst=10.0.0.1,actions=output:vm1",
-  "in_port=tun,tun_id=5002,actions=output:vm2",
-]
+{lines}]
 [bridge.over.port.vm1]
 type = "tap"
-mtu = 1450
-[bridge.over.port.vm2]
-type = "tap"
-mtu = 1450
+mtu = {mtu}
 [bridge.over.port.tun]
 type = "vxlan"
 remote_ip = "flow"
-key = "flow"
+key = {key}
+{more}
+"""
+
+
+def test_flows_choose_far_end_and_key(lab: Lab) -> None:
+    site = Site(lab)
+    overlay = by_flow(
+        "in_port=vm1,actions=set_field:5001->tun_id,set_field:10.0.0.2->tun_dst,output:tun",
+        "in_port=vm2,actions=set_field:5002->tun_id,set_field:10.0.0.2->tun_dst,output:tun",
+        "in_port=tun,tun_id=5001,tun_src=10.0.0.2,tun_dst=10.0.0.1,actions=output:vm1",
+        "in_port=tun,tun_id=5002,actions=output:vm2",
+    )
+    site.begin(f"""{overlay}
+[bridge.over.port.vm2]
+type = "tap"
+mtu = 1450
 """)
     vm1, vm2 = lab.plug("vm1", "192.168.0.1/24"), lab.plug("vm2", "192.168.0.1/24")
     site.vxlan("vx1", 5001, "192.168.0.2/24")
     assert ping(vm1, "192.168.0.2").received == 3
-    assert ping(vm2, "192.168.0.2", count=1).received == 0
+    assert unanswered(vm2, "192.168.0.2")
     site.far.delete("vx1")
     site.vxlan("vx2", 5002, "192.168.0.2/24")
     assert ping(vm2, "192.168.0.2").received == 3
-    assert ping(vm1, "192.168.0.2", count=1).received == 0
+    assert unanswered(vm1, "192.168.0.2")
     flows = Ofctl(lab.switch.rundir)("dump-flows", "over", "--no-stats")
     assert "tun_src=10.0.0.2" in flows
 
 
 def test_flows_choose_far_ends_of_ipv6(lab: Lab) -> None:
     site = Site(lab)
-    site.begin("""
-[bridge.over]
-flows = [
-  "in_port=vm1,actions=set_field:5001->tun_id,set_field:fd00::2->tun_ipv6_dst,output:tun",
-  "in_port=tun,tun_id=5001,tun_ipv6_src=fd00::2,actions=output:vm1",
-]
-[bridge.over.port.vm1]
-type = "tap"
-mtu = 1430
-[bridge.over.port.tun]
-type = "vxlan"
-remote_ip = "flow"
-key = "flow"
-""")
+    site.begin(
+        by_flow(
+            "in_port=vm1,actions=set_field:5001->tun_id,set_field:fd00::2->tun_ipv6_dst,output:tun",
+            "in_port=tun,tun_id=5001,tun_ipv6_src=fd00::2,actions=output:vm1",
+            mtu=1430,
+        )
+    )
     vm1 = lab.plug("vm1", "192.168.0.1/24")
     site.vxlan("vx1", 5001, "192.168.0.2/24", mtu=1430, six=True)
     assert ping(vm1, "192.168.0.2").received == 3
@@ -208,22 +212,15 @@ key = "flow"
 
 def test_group_policy_is_carried_to_and_from_the_kernel(lab: Lab, tmp_path: Path) -> None:
     site = Site(lab)
-    site.begin("""
-[bridge.over]
-flows = [
-  "in_port=vm1,actions=load:0x1234->NXM_NX_TUN_GBP_ID[],set_field:10.0.0.2->tun_dst,output:tun",
-  "in_port=tun,actions=move:NXM_NX_TUN_GBP_ID[]->NXM_NX_REG0[0..15],resubmit(,1)",
-  "table=1,reg0=0,actions=output:vm1",
-]
-[bridge.over.port.vm1]
-type = "tap"
-mtu = 1450
-[bridge.over.port.tun]
-type = "vxlan"
-remote_ip = "flow"
-key = 7
-exts = ["gbp"]
-""")
+    site.begin(
+        by_flow(
+            "in_port=vm1,actions=load:0x1234->NXM_NX_TUN_GBP_ID[],set_field:10.0.0.2->tun_dst,output:tun",
+            "in_port=tun,actions=move:NXM_NX_TUN_GBP_ID[]->NXM_NX_REG0[0..15],resubmit(,1)",
+            "table=1,reg0=0,actions=output:vm1",
+            key="7",
+            more='exts = ["gbp"]',
+        )
+    )
     vm1 = lab.plug("vm1", "192.168.0.1/24")
     site.vxlan("vx1", 7, "192.168.0.2/24", vxlan_gbp=True)
     with site.captured(tmp_path) as file:
@@ -250,24 +247,51 @@ remotes = [{remotes}]
 """
 
 
+def test_jumbo_frames(lab: Lab) -> None:
+    """An underlay of 9,000 bytes: frames of 8,950 pass in one piece, both ways, and TCP's segments with them."""
+    site = Site(lab, mtu=9000)
+    site.begin("""
+[bridge.over]
+[bridge.over.port.vm1]
+type = "tap"
+mtu = 8950
+[bridge.over.port.tun]
+type = "vxlan"
+remote_ip = "10.0.0.2"
+key = 5001
+""")
+    vm1 = lab.plug("vm1", "192.168.0.1/24")
+    site.vxlan("vx1", 5001, "192.168.0.2/24", mtu=8950)
+    assert ping(vm1, "192.168.0.2").received == 3
+    before, lost = lab.counters("tun"), lab.drops("tun")
+    assert ping(vm1, "192.168.0.2", size=8950 - 28).received == 3
+    assert ping(site.far, "192.168.0.1", size=8950 - 28).received == 3
+    after = lab.counters("tun")
+    assert after["tx_packets"] - before["tx_packets"] < 12
+    assert after["tx_bytes"] - before["tx_bytes"] > 6 * 8950
+    transfer(vm1, site.far, "192.168.0.2")
+    transfer(site.far, vm1, "192.168.0.1")
+    assert lab.drops("tun") == lost
+
+
 def test_networks_without_a_controller(lab: Lab) -> None:
     """VLANs as VNIs: flooded to the far ends of each, then sent where the address was learned."""
     site = Site(lab)
-    other = lab.host("other")
-    site.far.netlink.link("add", ifname="fabric", kind="bridge")
     site.begin(NETWORKS.format(remotes='"10.0.0.2", "5020@10.0.0.99"'))
     red, blue = lab.plug("red", "192.168.0.1/24"), lab.plug("blue", "192.168.0.1/24")
     site.vxlan("vx10", 5010, "192.168.0.2/24")
     assert ping(red, "192.168.0.2").received == 3
-    assert ping(blue, "192.168.0.2", count=1).received == 0
+    assert unanswered(blue, "192.168.0.2")
     fdb = {(row["mac"], row["vlan"]): row for row in lab.switch.query("fdb", "over")}
     learned = fdb[site.far.mac("vx10"), 10]
     assert (learned["port"], learned["remote"]) == ("overlay", THERE)
-    assert other is not None
     states = {row["remote"]: row["state"] for row in lab.switch.query("tunnels")}
     assert states[THERE] == "ready"
     assert states["10.0.0.99"] != "ready"
-    assert lab.reload().strip() or True
+    lab.reload()
+    assert ping(red, "192.168.0.2").received == 3
+    fdb = {(row["mac"], row["vlan"]): row for row in lab.switch.query("fdb", "over")}
+    assert fdb[site.far.mac("vx10"), 10]["remote"] == THERE
 
 
 def test_a_multicast_group_finds_far_ends(lab: Lab) -> None:
@@ -300,13 +324,14 @@ def test_malformed_packets_are_dropped_with_a_reason(site: Site) -> None:
             outer(b"\x08\0\0\0" + (5001 << 8 | 1).to_bytes(4, "big") + bytes(60)),
             outer(b"\x08\0\0\0" + (4242 << 8).to_bytes(4, "big") + bytes(60)),
         )
-    eventually(
-        "four drops",
-        lambda: (
-            {k: v - before.get(k, 0) for k, v in site.lab.drops("host0").items()}
-            == {"tunnel_header": 3, "tunnel_unknown": 1}
-        ),
-    )
+    told = {"tunnel_header": 3, "tunnel_unknown": 1}
+
+    def are_counted() -> bool:
+        # At least: the far kernel's own devices may say something meanwhile that no tunnel is for.
+        now = site.lab.drops("host0")
+        return all(now.get(reason, 0) - before.get(reason, 0) >= count for reason, count in told.items())
+
+    eventually("four drops", are_counted)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -332,7 +357,7 @@ key = 5001
     lab.site.assign("router", f"{own}/{bits}")
     site.vxlan("vx1", 5001, f"{far}/{bits}", mtu=1450)
     assert ping(vm1, far).received == 3
-    assert ping(vm1, far, size=1440, count=1).received == 0
+    assert unanswered(vm1, far, size=1440)
     assert ping(vm1, far, size=1440).received == 3
     assert lab.drops("tun")["mtu_exceeded"] >= 1
     transfer(vm1, site.far, far)
@@ -341,18 +366,14 @@ key = 5001
 def test_many_far_ends_at_once(lab: Lab) -> None:
     """Far ends by flow, first met under load from several hosts: all are resolved, and nothing else suffers."""
     site = Site(lab)
-    site.begin("""
-[bridge.over]
-flows = [
-  "in_port=vm1,ip,actions=move:NXM_OF_IP_DST[]->NXM_NX_TUN_IPV4_DST[],output:tun",
-  "in_port=tun,actions=output:vm1",
-]
-[bridge.over.port.vm1]
-type = "tap"
-[bridge.over.port.tun]
-type = "vxlan"
-remote_ip = "flow"
-""")
+    site.begin(
+        by_flow(
+            "in_port=vm1,ip,actions=move:NXM_OF_IP_DST[]->NXM_NX_TUN_IPV4_DST[],output:tun",
+            "in_port=tun,actions=output:vm1",
+            mtu=1500,
+            key="0",
+        )
+    )
     for number in range(20, 40):
         site.far.netlink.addr("add", index=site.far.index("eth0"), address=f"10.0.0.{number}", prefixlen=24)
     vm1 = lab.plug("vm1", "10.0.0.250/24")

@@ -19,6 +19,7 @@ type = "packet"
 netdev = "nic"
 [bridge.under.port.host0]
 type = "internal"
+mtu = {mtu}
 """
 FAR_MTU = 1370  # of hosts behind Open vSwitch: what fits into any tunnel
 HERE, THERE, HERE6, THERE6 = "10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"
@@ -28,12 +29,12 @@ class Site:
     """The switch's end of a link, 10.0.0.1 and fd00::1, and the far end's: 10.0.0.2 and fd00::2."""
 
     def __init__(self, lab: Lab, mtu: int = 1500) -> None:
-        self.lab = lab
+        self.lab, self._mtu = lab, mtu
         self.far = lab.veth("nic", f"{THERE}/24", f"{THERE6}/64", mtu=mtu)
 
     def begin(self, overlay: str, *options: str) -> None:
         """Start the switch with a bridge "under" and these bridges besides."""
-        self.lab.start(UNDERLAY + overlay, *options)
+        self.lab.start(UNDERLAY.format(mtu=self._mtu) + overlay, *options)
         self.lab.site.assign("host0", f"{HERE}/24", f"{HERE6}/64")
 
     def vxlan(self, name: str, vni: int, *addresses: str, mtu: int = 1450, six: bool = False, **more: object) -> None:

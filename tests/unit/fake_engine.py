@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from penstock.engine.client import EngineError, EngineGone
 from penstock.engine.frames import Captured
 from penstock.engine.results import FdbEntry, TraceOutput, TraceResult
 from penstock.ports.spec import BridgeSpec, PortSpec, PortState
+from penstock.switch.reconcile import LIVE
 
 
 class FakeEngine:
@@ -131,6 +133,22 @@ class FakeEngine:
             for index, (name, spec) in enumerate(self.kept_ports.items(), 1)
         }
 
+    def add_ports(self, specs: Sequence[PortSpec]) -> list[str]:
+        return [self._error(self.add_port, spec) for spec in specs]
+
+    def remove_ports(self, names: Sequence[str]) -> list[str]:
+        return [self._error(self.remove_port, name) for name in names]
+
+    @staticmethod
+    def _error(change: Callable[[Any], object], what: Any) -> str:
+        try:
+            change(what)
+        except EngineGone:
+            raise
+        except EngineError as error:
+            return str(error)
+        return ""
+
     def add_port(self, spec: PortSpec) -> int:
         self._changes(f"add_port {spec.name}")
         netdev = self._netdev(spec)
@@ -158,8 +176,8 @@ class FakeEngine:
     def set_port(self, spec: PortSpec) -> None:
         self._changes(f"set_port {spec.name}")
         old = self.kept_ports[spec.name]
-        if replace(old, vlan=spec.vlan, mtu=spec.mtu) != spec:
-            raise EngineError(f"port {spec.name}: only VLANs and MTU can change")
+        if replace(old, **{each: getattr(spec, each) for each in LIVE}) != spec:
+            raise EngineError(f"port {spec.name}: only {', '.join(LIVE)} can change")
         self.kept_ports[spec.name] = spec
 
     def remove_port(self, name: str) -> None:

@@ -32,16 +32,19 @@ RANKS = {
     "openflow": 7,
     "config": 8,
     "observe": 8,
-    "cli": 9,
-    "demo": 10,
-    "peers": 11,
-    "reference": 12,
+    "ovsdb": 9,
+    "cli": 10,
+    "demo": 11,
+    "peers": 12,
+    "reference": 13,
 }
 ENTRY_RANK = RANKS["cli"]
 
 # How what stands above the engine may know it: its client and what passes through that, the start, the warm-up.
 # Flow tables are written by the control process itself, in memory that it shares with the workers.
-ENGINE_SEEN_FROM_ABOVE = {"client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables", "group_tables"}
+ENGINE_SEEN_FROM_ABOVE = {
+    "client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables", "group_tables", "tlv_map",
+}  # fmt: skip
 # What lies below the engine is seen from above only as declarations.
 SEEN_FROM_ABOVE = {
     "datapath.drops",
@@ -57,7 +60,9 @@ SEEN_FROM_ABOVE = {
 
 # Modules whose kernels no test calls by name, but drives through a port or a worker, and which test does that.
 DRIVEN = {
+    "penstock.datapath.classify": "tests/engine/test_trace.py",
     "penstock.datapath.layout": "tests/engine/test_trace.py",
+    "penstock.datapath.parsing": "tests/engine/test_parsing.py",
     "penstock.datapath.normal": "tests/engine/test_trace.py",
     "penstock.datapath.pipeline.action_set": "tests/kernel/test_pipeline.py",
     "penstock.datapath.pipeline.asking": "tests/kernel/test_pipeline_choices.py",
@@ -84,6 +89,7 @@ DRIVEN = {
     "penstock.datapath.bridging": "tests/engine/test_tunnels.py",
     "penstock.datapath.crossing": "tests/engine/test_tunnels.py",
     "penstock.datapath.output": "tests/engine/test_tunnels.py",
+    "penstock.datapath.sending": "tests/engine/test_tunnels.py",
     "penstock.datapath.segments": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.arrivals": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.formats": "tests/engine/test_tunnels.py",
@@ -92,6 +98,7 @@ DRIVEN = {
     "penstock.datapath.tunnel.pop": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.push": "tests/engine/test_tunnels.py",
     "penstock.datapath.tunnel.send": "tests/engine/test_tunnels.py",
+    "penstock.datapath.tunnel.tlv": "tests/engine/test_tunnel_options.py",
     "penstock.datapath.tunnel.waiting": "tests/engine/test_tunnels.py",
     "penstock.datapath.worker": "tests/engine/test_trace.py",
     "penstock.machine.thread": "tests/engine/test_trace.py",
@@ -188,7 +195,7 @@ def test_what_stands_above_the_engine_reaches_it_by_its_client() -> None:
 
 def test_kernels_compute_in_signed_integers_only() -> None:
     """An unsigned 64-bit operand beside a signed one makes Numba infer float64: neither may appear."""
-    environment = {**os.environ, "NUMBA_OPT": "0"}
+    environment = dict(os.environ)
     environment.pop("NUMBA_DISABLE_JIT", None)
     program = [sys.executable, str(Path(__file__).with_name("kernel_types.py"))]
     done = subprocess.run(program, env=environment, cwd=ROOT, text=True, capture_output=True)

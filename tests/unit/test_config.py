@@ -142,7 +142,9 @@ CASES = {
     "unknown port key": (
         port("tags = 5"),
         "bridge.br0.port.vm1.tags: unknown key 'tags'; did you mean tag? "
-        "(known: type, vlan_mode, tag, trunks, mtu, ofport, keep, offloads)",
+        "(known: type, vlan_mode, tag, trunks, mtu, ofport, protected, ingress_policing_rate, "
+        "ingress_policing_burst, "
+        "ingress_policing_kpkts_rate, ingress_policing_kpkts_burst, keep, offloads)",
     ),
     "VLAN too large": (
         port("tag = 5000"),
@@ -153,11 +155,11 @@ CASES = {
     "VLAN as truth": (port("tag = true"), "bridge.br0.port.vm1.tag: true is wrong: must be an integer from 1 to 4094"),
     "VLAN in a list": (
         port("trunks = [1, 4095]"),
-        "bridge.br0.port.vm1.trunks[1]: 4095 is wrong: must be an integer from 1 to 4094",
+        "bridge.br0.port.vm1.trunks[1]: 4095 is wrong: must be an integer from 0 to 4094",
     ),
     "list expected": (
         port("trunks = 7"),
-        "bridge.br0.port.vm1.trunks: 7 is wrong: must be a list, each item an integer from 1 to 4094",
+        "bridge.br0.port.vm1.trunks: 7 is wrong: must be a list, each item an integer from 0 to 4094",
     ),
     "unknown mode": (
         port('vlan_mode = "hybrid"'),

@@ -140,3 +140,12 @@ def test_ports_that_lost_their_device_are_made_again() -> None:
 
 def test_set_port_changes_say_what_they_are() -> None:
     assert str(SetPort(PORT)) == "change port vm1 of bridge br0"
+
+
+def test_a_number_that_a_port_was_given_may_be_asked_for_later() -> None:
+    desired = DesiredState({"br0": BridgeSpec("br0")}, {"a": PortSpec("br0", "a", "tap")})
+    engine = engine_with(desired)
+    given = engine.ports()["a"].ofport
+    for number, expected in ((given, []), (given + 1, [RemovePort, AddPort])):
+        asked = replace(desired, ports={"a": replace(desired.ports["a"], ofport=number)})
+        assert [type(change) for change in plan(engine.bridges(), engine.ports(), asked)] == expected

@@ -44,12 +44,12 @@ def test_the_reference_is_as_large_as_it_says() -> None:
 def test_frames_go_to_stations_of_the_vms_network(vm: int, flows: int) -> None:
     frames = REFERENCE.frames(vm, flows, 128)
     here = {address for vni, address, _number in REFERENCE.stations() if vni == REFERENCE.vni(vm)}
-    assert {frame[:6] for frame in frames} <= here
-    assert len({frame[:6] for frame in frames}) == flows
-    packet = Ether(frames[0])
-    assert len(frames[0]) == 124
+    assert {frame.head[:6] for frame in frames} <= here
+    assert len({frame.head[:6] for frame in frames}) == flows
+    packet = Ether(frames[0].head)
+    assert len(frames[0].head) == frames[0].length == 124
     assert packet[UDP].dport == 4000
-    assert ones_sum(frames[0][14:34]) == 0xFFFF
+    assert ones_sum(frames[0].head[14:34]) == 0xFFFF
 
 
 def found() -> Figures:

@@ -36,7 +36,7 @@ from penstock.machine import entry, inlined, kernel, load64, load_acquire, shr, 
 from penstock.packet.fields import KEY_SIZE
 
 ANY_PACKET = -1  # in place of a count of words: the change may concern every packet that was in the table
-KEY_MASK = KEY_SIZE - 8
+LAST_WORD = KEY_SIZE - 8
 CHECKS_MAX = 32  # changes that are cheaper to look at than to search again
 
 
@@ -113,7 +113,8 @@ def has_match(change, key):
         at = change + CHANGE_WORDS_AT + i * 24
         place, mask = load_acquire(at), load_acquire(at + 8)
         # What is read while it is overwritten must not lead anywhere.
-        differs |= load64(key + (place & KEY_MASK)) & mask ^ load_acquire(at + 16)
+        place = place if 0 <= place <= LAST_WORD else 0
+        differs |= load64(key + place) & mask ^ load_acquire(at + 16)
     return int(count == ANY_PACKET or differs == 0)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from penstock.datapath.layout import BURST, MAX_BRIDGES, MAX_WORKERS
 from penstock.machine import offset, view
+from penstock.packet.fields import KEY_SIZE, TUNNEL_OPTIONS
 
 REGION_BASE = 0x28_0000_0000
 REGION_BYTES = 24 << 30  # of address space; memory is taken as it is used
@@ -25,7 +26,7 @@ REGION_MAGIC = 0x50454E464C4F5753
 FLOWS_MAX = 1 << 22
 TABLES = 254  # 0 to 253
 FOREVER = (1 << 63) - 1
-WORDS_MAX = 32  # words of a flow key
+WORDS_MAX = KEY_SIZE // 8  # words of a flow key
 PORT_MAP = 0x10000  # OpenFlow ports below are looked up in a map
 SIZE_CLASSES = 64
 LINE = 64
@@ -77,14 +78,21 @@ PIPELINE = np.dtype(
         ("groups", "i8"),  # the first GROUP
         ("meters", "i8"),  # the first METER
         ("log", "i8"),  # address of CHANGE_LOG
-        ("pad", "i8", 3),
+        ("tlvs", "i8"),  # TLV_MAP; 0: no option of tunnels is bound
+        ("pad", "i8", 2),
         ("name", "S64"),
         ("tables", "i8", TABLES + 1),  # addresses of TABLEs; 0: empty
     ],
     align=True,
 )
 PIPELINE_VERSION, PIPELINE_WORDS = offset(PIPELINE, "version"), offset(PIPELINE, "words")
-PIPELINE_TABLES = offset(PIPELINE, "tables")
+PIPELINE_TABLES, PIPELINE_TLVS = offset(PIPELINE, "tables"), offset(PIPELINE, "tlvs")
+# What options of tunnels are shown as fields: class and type as an option begins with them in memory, bytes of the
+# value (4 or 8), and where in a key the field is. Replaced as a whole.
+TLV = np.dtype([("kind", "i8"), ("octets", "i8"), ("offset", "i8"), ("number", "i8")], align=True)
+TLV_BYTES = TLV.itemsize
+TLV_MAP = np.dtype([("count", "i8"), ("tlvs", TLV, TUNNEL_OPTIONS)], align=True)
+TLVS = offset(TLV_MAP, "tlvs")
 # Replaced as a whole: by more words before the version that needs them is published, by fewer a quiet point after.
 KEY_WORDS = np.dtype(
     [("count", "i8"), ("serial", "i8"), ("words", WORD, WORDS_MAX)], align=True
@@ -254,6 +262,8 @@ counter_at = view(COUNTER)
 table_counter_at = view(TABLE_COUNTER)
 word_at = view(WORD)
 pipeline_at = view(PIPELINE)
+tlv_at = view(TLV)
+tlv_map_at = view(TLV_MAP)
 key_words_at = view(KEY_WORDS)
 table_at = view(TABLE)
 subtable_list_at = view(SUBTABLE_LIST)
@@ -329,6 +339,7 @@ EXEC = np.dtype(
         ("frames", FRAME, FRAMES_MAX),
         ("stack", "i8", 2 * STACK_MAX),
         ("normals", "i8", BURST),  # packets that wait for NORMAL
+        ("admitted", "i8", BURST),  # packets that are let in, when not all are
         ("hashes", "i8", BURST),
         ("entries", "i8", BURST),  # addresses of CACHEDs
         ("fetched", "i8", BURST * FETCHED_MAX),  # hashes, then flows, of lookups whose memory is on its way
@@ -340,7 +351,7 @@ EXEC = np.dtype(
 )
 exec_at = view(EXEC)
 frame_at = view(FRAME)
-EXEC_ZERO, EXEC_SHORT = offset(EXEC, "zero"), offset(EXEC, "short")
+EXEC_ZERO, EXEC_SHORT, EXEC_ADMITTED = (offset(EXEC, name) for name in ("zero", "short", "admitted"))
 EXEC_FETCHED, EXEC_SOFT, EXEC_CLAUSES, EXEC_ASKED = (
     offset(EXEC, name) for name in ("fetched", "soft", "clauses", "asked")
 )

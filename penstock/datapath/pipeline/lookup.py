@@ -10,6 +10,7 @@ from __future__ import annotations
 from penstock.datapath.layout import packet_at, worker_at
 from penstock.datapath.pipeline.classifier import classify
 from penstock.datapath.pipeline.conjunctions import classify_conjunctive
+from penstock.datapath.pipeline.l4_ports import PORTS, hide_ports, hides_ports
 from penstock.datapath.pipeline.layout import (
     CACHE_STEPS,
     COUNTER_BYTES,
@@ -28,7 +29,7 @@ from penstock.datapath.pipeline.layout import (
     table_counter_at,
 )
 from penstock.datapath.trace import FLOW_MATCH, FLOW_MISS, note
-from penstock.machine import inlined, kernel, load64, load_acquire, shr, store64
+from penstock.machine import inlined, kernel, load64, load_acquire, shr, store32, store64
 
 RECORD, REPLAY, SEARCH = range(3)
 LINE_SHIFT = 6
@@ -84,9 +85,16 @@ def search(x, table):
     found = load_acquire(e.pipeline + PIPELINE_TABLES + table * 8)
     if found == 0:
         return 0
+    key = packet_at(e.packet).key
+    hidden = hides_ports(key, pipeline_at(e.pipeline).frags)
+    ports = hide_ports(key) if hidden else 0
     if table_at(found).conjunctions != 0:
-        return classify_conjunctive(x, found, packet_at(e.packet).key, e.version)
-    return classify(found, packet_at(e.packet).key, e.version)
+        flow = classify_conjunctive(x, found, key, e.version)
+    else:
+        flow = classify(found, key, e.version)
+    if hidden:
+        store32(key + PORTS, ports)
+    return flow
 
 
 @kernel

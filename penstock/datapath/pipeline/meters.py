@@ -96,6 +96,16 @@ def take_tokens(address, cost, now):
 
 
 @kernel
+def spend(address, cost):
+    """``take_tokens`` of buckets that workers share, now."""
+    while cas(address, 0, 1) == 0:
+        pause()
+    chosen = take_tokens(address, cost, cycles())
+    store_release(address, 0)
+    return chosen
+
+
+@kernel
 def remark(packet, level):
     """Raise the drop precedence of a packet with an assured-forwarding code point (RFC 2597), at the most to 3."""
     if has(packet, SET_TOS) == 0:
@@ -125,10 +135,7 @@ def meter(worker, address, packet):
     cost = w.cycles_hz
     if m.kbps != 0:
         cost = octets * 8 * w.cycles_hz // 1000
-    while cas(bands, 0, 1) == 0:
-        pause()
-    chosen = take_tokens(bands, cost, cycles())
-    store_release(bands, 0)
+    chosen = spend(bands, cost)
     counters = exec_at(w.exec).counters
     count_flow(counters, meter_at(address).id, 1, octets, w.now)
     if chosen == NO_BAND:

@@ -8,7 +8,7 @@ does not go to a device gets its own, for what lies behind may change it.
 from __future__ import annotations
 
 from penstock.datapath.clones import clone, drop
-from penstock.datapath.drops import NO_SUCH_PORT, OUTPUT_TO_IN_PORT
+from penstock.datapath.drops import NO_SUCH_PORT, OUTPUT_TO_IN_PORT, PROTECTED
 from penstock.datapath.handover import make_packet_in, packet_in_at, send_packet_in
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
@@ -17,6 +17,7 @@ from penstock.datapath.layout import (
     MEMBER_PORTS,
     PORT_BYTES,
     PORT_UP,
+    PROTECTED_PORT,
     VLAN_OF_TUNNEL,
     bridge_at,
     config_at,
@@ -38,7 +39,7 @@ from penstock.datapath.pipeline.program import (
 )
 from penstock.datapath.tags import VID_MASK, set_form
 from penstock.datapath.trace import OUTPUT, PUNTED, note
-from penstock.machine import call4, kernel, load16, load16be, load32, load32be, store64
+from penstock.machine import call4, inlined, kernel, load16, load16be, load32, load32be, store64
 from penstock.packet.fields import key_offset
 
 NONE = PORT_ANY
@@ -102,6 +103,12 @@ def leave_vlan(config, packet):
     return 0
 
 
+@inlined
+def protection(worker, number):
+    """The bit that ports have with which a port exchanges nothing; 0: there are none."""
+    return port_at(worker_at(worker).ports + number * PORT_BYTES).of_config & PROTECTED_PORT
+
+
 @kernel
 def send_to_port(worker, x, number, last):
     """Queue the packet for a port by its engine number: itself if this is the ``last`` use of it, else a copy."""
@@ -109,6 +116,8 @@ def send_to_port(worker, x, number, last):
     port = port_at(w.ports + number * PORT_BYTES)
     if port.of_config & NO_FWD != 0:
         return drop(worker, exec_at(x).number, NO_SUCH_PORT)
+    if port.of_config & protection(worker, exec_at(x).number) != 0:
+        return drop(worker, exec_at(x).number, PROTECTED)
     packet = exec_at(x).packet
     if last == 0:
         if port.egress != EGRESS_DEVICE:
@@ -130,10 +139,11 @@ def send_to_all(worker, x, flood):
     w = worker_at(worker)
     e = exec_at(x)
     members = bridge_at(w.bridges + pipeline_at(e.pipeline).bridge * BRIDGE_BYTES).members
+    barred = protection(worker, e.number) | (NO_FLOOD if flood == 1 else 0)
     for i in range(members_at(members).count):
         other = load32(members + MEMBER_PORTS + i * 4)
         port = port_at(w.ports + other * PORT_BYTES)
-        if other == e.number or port.state != PORT_UP or (flood == 1 and port.of_config & NO_FLOOD != 0):
+        if other == e.number or port.state != PORT_UP or port.of_config & barred != 0:
             continue
         send_to_port(worker, x, other, 0)
     return 0

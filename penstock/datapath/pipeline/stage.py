@@ -12,10 +12,12 @@ from penstock.datapath.clones import drop
 from penstock.datapath.drops import FLOW_DROP, FRAGMENT_DROP, NOT_RECEIVED
 from penstock.datapath.layout import BRIDGE_BYTES, EGRESS_TUNNEL, PORT_BYTES, bridge_at, packet_at, port_at, worker_at
 from penstock.datapath.output import append
+from penstock.datapath.parsing import complete_all
 from penstock.datapath.pipeline.changes import bring_up
 from penstock.datapath.pipeline.classifier import hash_key
 from penstock.datapath.pipeline.execute import begin
 from penstock.datapath.pipeline.fetch import fetch_flows
+from penstock.datapath.pipeline.l4_ports import FRAG, hide_ports, hides_ports, show_ports
 from penstock.datapath.pipeline.layout import (
     CACHE_STEPS,
     CACHE_WAYS,
@@ -25,6 +27,7 @@ from penstock.datapath.pipeline.layout import (
     CACHED_STEPS,
     CACHED_WORDS,
     COUNTER_BYTES,
+    EXEC_ADMITTED,
     EXEC_ENTRIES,
     EXEC_HASHES,
     EXEC_NORMALS,
@@ -68,9 +71,8 @@ from penstock.machine import (
     shr,
     store64,
 )
-from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, TUNNEL_AT, TUNNEL_SIZE, key_offset
+from penstock.packet.fields import KEY_SIZE, PARSED_SIZE, TUNNEL_AT, TUNNEL_SIZE
 
-FRAG = key_offset("ip_frag")
 PORT_MAP_MAX = 0xFFFF
 
 
@@ -175,9 +177,11 @@ def run_new(worker, x, packet, value):
     begin(x, packet, p.head_len + p.tail_len)
     if pipeline_at(e.pipeline).cacheable == 0 or worker_at(worker).trace != 0:
         e.mode = SEARCH
-        return call2(worker_at(worker).run_tables, worker, x)
-    # The key changes on the way and is kept as it was.
-    copy(e.key, p.key, KEY_SIZE)
+    else:
+        # The key changes on the way and is kept as it was.
+        copy(e.key, p.key, KEY_SIZE)
+    if hides_ports(p.key, pipeline_at(e.pipeline).frags):
+        show_ports(packet)
     call2(worker_at(worker).run_tables, worker, x)
     if e.mode == RECORD and e.count <= CACHE_STEPS:
         keep(x, value, e.key)
@@ -257,24 +261,22 @@ def run_normals(worker, x):
     return 0
 
 
-@inlined
-def admit(worker, x, packets, count):
-    """The packets of a burst that the port and the handling of fragments let in: how many, moved to the front."""
-    e = exec_at(x)
-    w = worker_at(worker)
-    config = port_at(w.ports + e.number * PORT_BYTES).of_config
-    frags = pipeline_at(e.pipeline).frags
-    if config & NO_RECV == 0 and frags != FRAG_DROP:
-        return count
+@kernel
+def admit(worker, x, packets, count, config):
+    """List at EXEC_ADMITTED the packets of a burst that the port and the handling of fragments let in: how many.
+
+    The burst's own list stays as it is: the queues fill the packets in its order for as long as the worker runs.
+    """
+    number = exec_at(x).number
     kept = 0
     for i in range(count):
         packet = load64(packets + i * 8)
         if config & NO_RECV != 0:
-            drop(worker, e.number, NOT_RECEIVED)
+            drop(worker, number, NOT_RECEIVED)
         elif load8(packet_at(packet).key + FRAG) != 0:
-            drop(worker, e.number, FRAGMENT_DROP)
+            drop(worker, number, FRAGMENT_DROP)
         else:
-            store64(packets + kept * 8, packet)
+            store64(x + EXEC_ADMITTED + kept * 8, packet)
             kept += 1
     return kept
 
@@ -319,11 +321,18 @@ def run_pipeline(worker, number, packets, count):
     e.pipeline = pipeline
     e.number = number
     e.version = load_acquire(pipeline)
-    count = admit(worker, x, packets, count)
-    if q.normal != 0:
+    # What decides how much of a key is read is itself read once.
+    frags = q.frags
+    normal = q.normal
+    if w.links != 0 and (normal == 0 or frags == FRAG_DROP):
+        complete_all(worker, number, packets, count)
+    if port.of_config & NO_RECV != 0 or frags == FRAG_DROP:
+        count = admit(worker, x, packets, count, port.of_config)
+        packets = x + EXEC_ADMITTED
+    if normal != 0:
         if bridge.tunnels != 0 and tunneled == 0:
             clear_tunnel(packets, count)
-        return run_all_normal(worker, x, packets, count, q.normal - 1)
+        return run_all_normal(worker, x, packets, count, normal - 1)
     e.key_words = load_acquire(pipeline + PIPELINE_WORDS)
     words = e.key_words + KEY_WORDS_AT
     word_count = key_words_at(e.key_words).count
@@ -336,6 +345,8 @@ def run_pipeline(worker, number, packets, count):
         else:
             fill(key + PARSED_SIZE, 0, TUNNEL_AT - PARSED_SIZE)
             fill(key + TUNNEL_AT + TUNNEL_SIZE, 0, KEY_SIZE - TUNNEL_AT - TUNNEL_SIZE)
+        if hides_ports(key, frags):
+            hide_ports(key)
         value = hash_key(words, word_count, key)
         store64(x + EXEC_HASHES + i * 8, value)
         prefetch(tags_at(x, value))
@@ -364,7 +375,10 @@ def run_pipeline(worker, number, packets, count):
     for i in range(count):
         packet = load64(packets + i * 8)
         entry = load64(x + EXEC_ENTRIES + i * 8)
-        if entry != 0 and is_entry_of(x, entry, packet_at(packet).key) == 1:
+        key = packet_at(packet).key
+        if entry != 0 and is_entry_of(x, entry, key) == 1:
+            if hides_ports(key, frags):
+                show_ports(packet)
             run_entry(worker, x, packet, entry)
         else:
             run_new(worker, x, packet, load64(x + EXEC_HASHES + i * 8))

@@ -16,7 +16,9 @@ from penstock.datapath.tunnel.layout import (
     TUNNEL_REMOTE,
     arrivals_at,
 )
-from penstock.machine import hash64, inlined, kernel, load32, load64, shr
+from penstock.machine import hash64, inlined, kernel, load32, load64, mulhi_mix, shr
+
+SEEDS = (0x2545F4914F6CDD1D, 0x1B873593CC9E2D51, 0x52F4A9C1E6B7D03B, 0x38495AB5C1F20E67)
 
 
 @inlined
@@ -59,7 +61,8 @@ def arrival_key(kind, service, key, first, second, third, fourth):
     """
     word = kind << 60 | service << 40 | key
     if kind & (BY_REMOTE | BY_LOCAL) != 0:
-        word ^= shr(hash64(hash64(hash64(hash64(first) ^ second) ^ third) ^ fourth), 4)
+        mixed = mulhi_mix(first ^ SEEDS[0], second ^ SEEDS[1]) ^ mulhi_mix(third ^ SEEDS[2], fourth ^ SEEDS[3])
+        word ^= shr(hash64(mixed), 4)
     return word
 
 
@@ -75,21 +78,11 @@ def agrees(tunnel, kind, first, second, third, fourth):
     return 1
 
 
-@inlined
-def find_arrival(worker, arrivals, service, key, l3, six):
+@kernel
+def find_arrival(worker, arrivals, service, key, first, second, third, fourth):
     """The value in the map for a packet: by the first class that has one; 0: none."""
     w = worker_at(worker)
     a = arrivals_at(arrivals)
-    second = 0
-    fourth = 0
-    if six == 0:
-        first = load32(l3 + 12)
-        third = load32(l3 + 16)
-    else:
-        first = load64(l3 + 8)
-        second = load64(l3 + 16)
-        third = load64(l3 + 24)
-        fourth = load64(l3 + 32)
     for i in range(a.class_count):
         kind = load64(arrivals + CLASSES + i * 8)
         wanted = key if kind & BY_KEY != 0 else 0
@@ -102,4 +95,37 @@ def find_arrival(worker, arrivals, service, key, l3, six):
             tunnel = port_at(w.ports + (found & 0xFFFF) * PORT_BYTES).tunnel
             if tunnel != 0 and agrees(tunnel, kind, r1, r2, l1, l2) == 1:
                 return found
+    return 0
+
+
+@inlined
+def find_arrival_again(worker, arrivals, service, key, l3, six):
+    """The same, which is that of the packet before when the two agree in all that tells. ``forget_arrival`` begins."""
+    w = worker_at(worker)
+    second = 0
+    fourth = 0
+    if six == 0:
+        first = load32(l3 + 12)
+        third = load32(l3 + 16)
+    else:
+        first = load64(l3 + 8)
+        second = load64(l3 + 16)
+        third = load64(l3 + 24)
+        fourth = load64(l3 + 32)
+    key_word = service << 40 | key
+    differs = (w.seen_first ^ first) | (w.seen_second ^ second) | (w.seen_third ^ third) | (w.seen_fourth ^ fourth)
+    if differs | (w.seen_key ^ key_word) != 0:
+        w.seen_first = first
+        w.seen_second = second
+        w.seen_third = third
+        w.seen_fourth = fourth
+        w.seen_key = key_word
+        w.seen = find_arrival(worker, arrivals, service, key, first, second, third, fourth)
+    return w.seen
+
+
+@inlined
+def forget_arrival(worker):
+    """Have the next packet's arrival looked up: the map may have changed."""
+    worker_at(worker).seen_key = -1
     return 0

@@ -25,9 +25,11 @@ from penstock.datapath.tunnel.layout import (
     ASK_BYTES,
     ASK_TUNNEL,
     ASKED,
+    ASKS_IN_A_SECOND,
     BY_VLAN,
     HEADER,
     REMOTE_BY_FLOW,
+    TOLD_IN_A_SECOND,
     TOLD_MAX,
     TOO_BIG,
     TUNNEL_LOCAL,
@@ -81,10 +83,30 @@ def find_endpoint6(tunnel, local, remote):
 
 
 @kernel
-def hand_to_main(worker, number, endpoint, packet, length):
+def may_ask(worker, endpoint):
+    """Whether the main thread may be asked for more in this second."""
+    w = worker_at(worker)
+    if w.ask_second != w.now:
+        w.ask_second = w.now
+        w.ask_count = 0
+        w.told_count = 0
+    if w.ask_count == ASKS_IN_A_SECOND:
+        return 0
+    if endpoint == TOO_BIG:
+        if w.told_count == TOLD_IN_A_SECOND:
+            return 0
+        w.told_count += 1
+    w.ask_count += 1
+    return 1
+
+
+@kernel
+def hand_to_main(worker, number, endpoint, packet, length, vid):
     """Give the main thread the first ``length`` bytes of a packet and what tells where it goes: 1, or 0: no room."""
     w = worker_at(worker)
     p = packet_at(packet)
+    if may_ask(worker, endpoint) == 0:
+        return 0
     record = record_reserve(w.asks, ASK_BYTES + length)
     if record == 0:
         return 0
@@ -93,7 +115,7 @@ def hand_to_main(worker, number, endpoint, packet, length):
     a.length = length
     a.endpoint = endpoint
     a.remote = p.remote
-    a.vid = p.vid
+    a.vid = vid
     a.offloads = load64(packet + PACKET_OFFLOADS)
     copy(record + ASK_TUNNEL, p.key + TUNNEL_AT, TUNNEL_SIZE)
     copy_packet(record + ASK_BYTES, packet, length)
@@ -109,11 +131,8 @@ def tell_too_big(worker, number, packet, room):
     p = packet_at(packet)
     w = worker_at(worker)
     if w.trace == 0:
-        vid = p.vid
         length = p.head_len + p.tail_len
-        p.vid = room
-        hand_to_main(worker, number, TOO_BIG, packet, length if length < TOLD_MAX else TOLD_MAX)
-        p.vid = vid
+        hand_to_main(worker, number, TOO_BIG, packet, length if length < TOLD_MAX else TOLD_MAX, room)
     return drop(worker, number, MTU_EXCEEDED)
 
 
@@ -127,7 +146,7 @@ def wait_for_endpoint(worker, number, endpoint, packet):
     if endpoint != 0 and atomic_add(endpoint + WAITING, 1) >= WAITING_MAX:
         atomic_add(endpoint + WAITING, -1)
         return drop(worker, number, TUNNEL_UNRESOLVED)
-    if hand_to_main(worker, number, endpoint, packet, p.head_len + p.tail_len) == 0:
+    if hand_to_main(worker, number, endpoint, packet, p.head_len + p.tail_len, p.vid) == 0:
         if endpoint != 0:
             atomic_add(endpoint + WAITING, -1)
         return drop(worker, number, TUNNEL_UNRESOLVED)
@@ -208,12 +227,10 @@ def find_endpoints(worker, number, tunnel, packets, first, count):
 
 @kernel
 def note_remote(worker, number, packet):
-    """Note in a packet that a tunnel brought from which far end, for the FDB; one that is new is told of."""
+    """Note in a packet that a tunnel BY_VLAN brought from which far end, for the FDB; one that is new is told of."""
     tunnel = port_at(worker_at(worker).ports + number * PORT_BYTES).tunnel
     t = tunnel_at(tunnel)
     p = packet_at(packet)
-    if t.flags & BY_VLAN == 0:
-        return 0
     remote4 = load32(p.key + TUN_SRC)
     if remote4 != 0:
         found = map_find(t.endpoints4, t.local4 | remote4 << 32)
@@ -222,5 +239,5 @@ def note_remote(worker, number, packet):
     if found != 0:
         p.remote = endpoint_at(found).number
     elif worker_at(worker).trace == 0:
-        hand_to_main(worker, number, 0, packet, 0)
+        hand_to_main(worker, number, 0, packet, 0, 0)
     return 0

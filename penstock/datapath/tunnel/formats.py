@@ -10,7 +10,6 @@ VXLAN_HEADER, GENEVE_HEADER, GRE_HEADER = 8, 8, 4
 VNI_FLAG, GPE_FLAG = 0x08, 0x04  # in the first byte of VXLAN
 GPE_ETHERNET = 3
 ETHERNET_RAW = raw16(0x6558)  # "trans-Ether bridging": Ethernet in GRE and Geneve
-GENEVE_CRITICAL = 0x40
 GRE_HAS_CHECKSUM, GRE_HAS_KEY, GRE_HAS_SEQUENCE = 0x80, 0x20, 0x10
 GRE_KNOWN_RAW = GRE_HAS_CHECKSUM | GRE_HAS_KEY | GRE_HAS_SEQUENCE  # other flags and version: bytes 0 and 1
 
@@ -35,13 +34,11 @@ def vxlan_length(at, left):
 
 @inlined
 def geneve_length(at, left):
-    """Bytes of the Geneve header at ``at``, options included; 0 when it is wrong or an option in it is critical."""
+    """Bytes of the Geneve header at ``at``, options included; 0 when it is wrong."""
     if left < GENEVE_HEADER:
         return 0
     first = load32(at)
     if first & 0xC0 != 0 or shr(first, 16) != ETHERNET_RAW or load8(at + 7) != 0:
-        return 0
-    if first & GENEVE_CRITICAL << 8 != 0:
         return 0
     length = GENEVE_HEADER + (first & 0x3F) * 4
     return length if length <= left else 0

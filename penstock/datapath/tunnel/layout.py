@@ -28,20 +28,18 @@ TUNNEL = np.dtype(
     [
         ("kind", "i4"),
         ("flags", "i4"),
-        ("tos", "i4"),
-        ("ttl", "i4"),
+        ("tos", "i8"),
         ("endpoint", "i8"),  # ENDPOINT of the one far end; 0: the packet tells it
         ("endpoints4", "i8"),  # MAP from (local, remote) as they stand in a key to ENDPOINT
         ("endpoints6", "i8"),  # MAP from a hash of both
         ("local4", "i8"),  # local IPv4 address as in the lower half of such a key; 0: any
-        ("in_key", "i8"),  # key that packets must have; -1: any
         ("key", "i8"),  # of packets sent, as ``tun_id`` is in a flow key
         ("remote", "u1", ADDRESS),  # address that packets must come from; zeros: any
         ("local", "u1", ADDRESS),  # address that they must come to
         ("vnis", "i8"),  # BY_VLAN: VLANS i4, each a VNI or NO_VNI
         ("floods", "i8"),  # BY_VLAN: VLANS addresses of FLOOD, or 0
         ("remotes", "i8"),  # BY_VLAN: addresses of ENDPOINTs by the number that an FDB entry has
-        ("pad", "i8"),
+        ("pad", "i8", 2),
     ],
     align=True,
 )
@@ -123,6 +121,8 @@ ASK = np.dtype(
 ASK_TUNNEL, ASK_BYTES = offset(ASK, "tunnel"), ASK.itemsize
 TOO_BIG = -1  # in place of an endpoint: the packet was too long for its tunnel, and ``vid`` is what goes in
 TOLD_MAX = 1500  # bytes of such a packet
+# A worker asks the main thread for so much in a second at most, whatever guests and the network send.
+ASKS_IN_A_SECOND, TOLD_IN_A_SECOND = 2048, 128
 
 tunnel_at = view(TUNNEL)
 endpoint_at = view(ENDPOINT)

@@ -23,8 +23,15 @@ from penstock.datapath.layout import (
     port_at,
     worker_at,
 )
-from penstock.datapath.tunnel.arrivals import find_arrival, is_local4, is_local6, service_of
-from penstock.datapath.tunnel.formats import GRE_HAS_CHECKSUM, geneve_length, gre_key, gre_length, vxlan_length
+from penstock.datapath.tunnel.arrivals import find_arrival_again, is_local4, is_local6, service_of
+from penstock.datapath.tunnel.formats import (
+    GENEVE_HEADER,
+    GRE_HAS_CHECKSUM,
+    geneve_length,
+    gre_key,
+    gre_length,
+    vxlan_length,
+)
 from penstock.datapath.tunnel.layout import (
     BY_VLAN,
     GENEVE,
@@ -38,9 +45,11 @@ from penstock.datapath.tunnel.layout import (
     tunnel_at,
 )
 from penstock.datapath.tunnel.push import ECN, ECN_CE, GBP_FLAG, GBP_FLAGS, GBP_ID, GBP_SHOWN, TUN_ID, sum_from
+from penstock.datapath.tunnel.tlv import map_of, read_options
 from penstock.machine import (
     bswap16,
     bswap64,
+    fill,
     inlined,
     kernel,
     load8,
@@ -54,7 +63,7 @@ from penstock.machine import (
 )
 from penstock.packet.checksum import fold, pseudo_ipv4, pseudo_ipv6
 from penstock.packet.edit_ip import set_ecn
-from penstock.packet.fields import TUNNEL_AT, key_offset
+from penstock.packet.fields import TUNNEL_AT, TUNNEL_SIZE, key_offset
 from penstock.packet.parse import is_vlan
 from penstock.packet.protocols import IPV4_HEADER, IPV4_RAW, IPV6_HEADER, IPV6_RAW, UDP, UDP_CHECKSUM, UDP_HEADER
 
@@ -117,11 +126,10 @@ def mark_congestion(packet):
     return 1
 
 
-@kernel
+@inlined
 def show_tunnel(key, at, kind, l3, six, tun_id):
     """Put what the tunnel header said into the flow key."""
-    for i in range(7):
-        store64(key + TUNNEL_AT + i * 8, 0)
+    fill(key + TUNNEL_AT, 0, TUNNEL_SIZE)
     store64(key + TUN_ID, bswap64(tun_id))
     if six == 0:
         store64(key + TUN_SRC, load64(l3 + 12))
@@ -152,7 +160,7 @@ def strip(packet, octets):
     return 0
 
 
-@kernel
+@inlined
 def decapsulate(worker, arrivals, number, packet):
     """Unpack a packet that leaves by port ``number`` for this host, if it came by a tunnel.
 
@@ -171,6 +179,8 @@ def decapsulate(worker, arrivals, number, packet):
         proto = load8(l3 + 9)
         l4 = start + (load8(l3) & 15) * 4
         size = start + bswap16(load16(l3 + 2))
+        if l4 < start + IPV4_HEADER or p.head_len < l4 or size < l4:
+            return NOT_OURS
         tos = load8(l3 + 1)
     elif load8(l3) & 0xF0 == 0x60:
         if p.head_len < start + IPV6_HEADER or is_local6(arrivals, l3 + 24) == 0:
@@ -226,7 +236,7 @@ def decapsulate(worker, arrivals, number, packet):
     elif load8(at) & GRE_HAS_CHECKSUM != 0 and p.gso_type == 0 and sum_from(packet, l4) != 0xFFFF:
         drop(worker, number, TUNNEL_CHECKSUM)
         return DROPPED
-    found = find_arrival(worker, arrivals, service, key, l3, six)
+    found = find_arrival_again(worker, arrivals, service, key, l3, six)
     if found & VALID == 0:
         drop(worker, number, TUNNEL_UNKNOWN)
         return DROPPED
@@ -236,6 +246,11 @@ def decapsulate(worker, arrivals, number, packet):
         drop(worker, number, TUNNEL_HEADER)
         return DROPPED
     show_tunnel(p.key, at, kind, l3, six, key)
+    if kind == GENEVE and length > GENEVE_HEADER:
+        tlvs = map_of(worker, worker_at(worker).ports + target * PORT_BYTES)
+        if read_options(tlvs, at + GENEVE_HEADER, length - GENEVE_HEADER, p.key) == 0:
+            drop(worker, number, TUNNEL_HEADER)
+            return DROPPED
     strip(packet, octets)
     p.remote = 0
     if t.flags & BY_VLAN != 0:

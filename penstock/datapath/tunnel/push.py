@@ -20,6 +20,7 @@ from penstock.datapath.tunnel.layout import (
     endpoint_at,
     tunnel_at,
 )
+from penstock.datapath.tunnel.tlv import tell_options
 from penstock.machine import (
     bswap16,
     copy32,
@@ -145,11 +146,12 @@ def fill_checksum(packet, l3, l4, kind):
 
 
 @inlined
-def push_header(tunnel, endpoint, packet, key, tun_id, flow):
-    """Encapsulate a packet whose flow key, as far as tunnels look at it, is at ``key``; ``flow`` is its hash.
+def push_header(tunnel, endpoint, packet, key, tun_id, flow, told):
+    """Encapsulate a packet whose flow key, as far as tunnels look at it, is at ``key``; ``flow`` is its hash, and
+    ``told`` what is to be said of options that it begins with (0: it has none).
 
-    The packet becomes one of the underlay: its own key gets the outer Ethernet addresses, and its layers' offsets are
-    those of the outer headers. There is room in front of it.
+    The packet becomes one of the underlay: its own key gets the outer Ethernet addresses, which is all that NORMAL
+    reads, and its layers' offsets are those of the outer headers. There is room in front of it.
     """
     e = endpoint_at(endpoint)
     t = tunnel_at(tunnel)
@@ -171,13 +173,15 @@ def push_header(tunnel, endpoint, packet, key, tun_id, flow):
     p.l4 = l4
     p.tagged = 0
     p.flags = 0
+    p.whole = 0
     own = p.key
-    store64(own + DST_WORD, load64(head) & MAC_MASK | load16(head + ETH_HEADER - 2) << 48)
-    store64(own + SRC_WORD, load64(head + 6) & MAC_MASK)
+    # From the endpoint, not from the copy: a load of what was just stored in larger pieces waits.
+    store64(own + DST_WORD, load64(header) & MAC_MASK | load16(header + ETH_HEADER - 2) << 48)
+    store64(own + SRC_WORD, load64(header + 6) & MAC_MASK)
     tos = outer_tos(tunnel, key)
     flags = t.flags
     if e.six == 0:
-        word = load8(head + l3) | tos << 8 | bswap16(size - l3) << 16
+        word = load8(header + l3) | tos << 8 | bswap16(size - l3) << 16
         store32(head + l3, word)
         store16(head + l3 + 10, ~fold(e.sum + word) & 0xFFFF)
     else:
@@ -192,6 +196,8 @@ def push_header(tunnel, endpoint, packet, key, tun_id, flow):
             store32(head + e.key_at, vni_word(tun_id))
         if flags & GROUP_POLICY != 0:
             push_group_policy(head + l4 + UDP_HEADER, key)
+        if told != 0:
+            tell_options(head + l4 + UDP_HEADER, told)
     elif flags & KEY_BY_FLOW != 0:
         store32(head + e.key_at, gre_word(tun_id))
     if flags & CHECKSUM != 0 or (e.six != 0 and t.kind != GRE):
@@ -223,12 +229,3 @@ def push_group_policy(vxlan, key):
         store8(vxlan + 1, shown)
         store16(vxlan + 2, group)
     return 0
-
-
-@inlined
-def sent_key(tunnel, key):
-    """The ``tun_id`` that a packet is sent with."""
-    t = tunnel_at(tunnel)
-    if t.flags & KEY_BY_FLOW != 0:
-        return load64(key + TUN_ID)
-    return t.key

@@ -9,7 +9,7 @@ for one turn.
 from __future__ import annotations
 
 from penstock.datapath.bridging import forward
-from penstock.datapath.clones import copy_headers, drop
+from penstock.datapath.clones import copy_headers, drop, drop_all
 from penstock.datapath.drops import (
     CANNOT_FINISH,
     HEADERS_TOO_LONG,
@@ -29,12 +29,12 @@ from penstock.datapath.layout import (
     DEPTH_MAX,
     FLAG_CSUM_PARTIAL,
     FLAG_CSUM_VALID,
+    HEADROOM,
     OUTPUT_BYTES,
     OUTPUT_PACKETS,
     PORT_BYTES,
     PORT_UP,
     TRANSMITTED,
-    bridge_at,
     counters_at,
     output_at,
     packet_at,
@@ -42,13 +42,14 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import block
-from penstock.datapath.pipeline.layout import FRAG_DROP, pipeline_at
+from penstock.datapath.parsing import complete, reads_links
 from penstock.datapath.segments import header_length, make_segment, plan_segments
 from penstock.datapath.trace import ENCAPSULATED, REPLICATED, note
 from penstock.datapath.tunnel.find import ASKED_FOR, FLOODED, find_endpoints, tell_too_big, wait_for_endpoint
 from penstock.datapath.tunnel.layout import (
     BY_VLAN,
     FLOOD_ENDPOINTS,
+    GENEVE,
     KEY_BY_FLOW,
     NO_VNI,
     READY,
@@ -57,6 +58,7 @@ from penstock.datapath.tunnel.layout import (
     tunnel_at,
 )
 from penstock.datapath.tunnel.push import TUN_ID, flow_hash, push_header, sum_from
+from penstock.datapath.tunnel.tlv import map_of, options_length, push_options
 from penstock.machine import bswap64, call4, inlined, kernel, load32, load64, store16, store64
 from penstock.memory import pool_get, pool_put
 from penstock.packet.checksum import finish_checksum
@@ -77,13 +79,11 @@ def enter_underlay(worker):
     w.batch_count = 0
     port = port_at(w.ports + number * PORT_BYTES)
     if port.state != PORT_UP:
-        for _ in range(count):
-            drop(worker, number, INGRESS_DOWN)
-        return 0
-    pipeline = bridge_at(w.bridges + port.bridge * BRIDGE_BYTES).pipeline
-    if pipeline != 0 and (pipeline_at(pipeline).normal == 0 or pipeline_at(pipeline).frags == FRAG_DROP):
+        return drop_all(worker, number, INGRESS_DOWN, count)
+    if reads_links(w.bridges + port.bridge * BRIDGE_BYTES) == 1:
+        w.links = 1  # only the addresses are looked at, which push_header put in the key
+    else:
         call4(w.parse, worker, number, w.patched, count)
-    # Else only the addresses are looked at, which push_header put in the key.
     return forward(worker, number, w.patched, count)
 
 
@@ -123,14 +123,18 @@ def take_cut(worker, number):
 
 
 @kernel
-def send_segments(worker, number, tunnel, endpoint, packet, tun_id):
+def send_segments(worker, number, tunnel, endpoint, packet, tun_id, tlvs):
     """Cut a large segment, and encapsulate the pieces."""
     w = worker_at(worker)
     p = packet_at(packet)
     e = endpoint_at(endpoint)
     longest = p.l4 if p.gso_type == GSO_UFO else header_length(packet)
-    if longest + p.gso_size > e.room:
-        return tell_too_big(worker, number, packet, e.room)
+    added = options_length(tlvs, p.key) if tlvs != 0 else 0
+    if e.length + added > HEADROOM:
+        return drop(worker, number, HEADERS_TOO_LONG)
+    room = e.room - added
+    if longest + p.gso_size > room:
+        return tell_too_big(worker, number, packet, room)
     most = (p.head_len + p.tail_len) // p.gso_size + 1
     if most > CUT_MAX:
         return drop(worker, number, CANNOT_FINISH)
@@ -150,7 +154,8 @@ def send_segments(worker, number, tunnel, endpoint, packet, tun_id):
             break
         size = make_segment(worker, packet, i, buffer)
         count_sent(worker, number, size)
-        push_header(tunnel, endpoint, buffer, p.key, tun_id, flow)
+        told = push_options(tlvs, buffer, p.key) if tlvs != 0 else 0
+        push_header(tunnel, endpoint, buffer, p.key, tun_id, flow, told)
         add_to_batch(worker, e.underlay, buffer)
     return DONE
 
@@ -173,7 +178,7 @@ def finish(packet):
 
 
 @inlined
-def send_one(worker, number, tunnel, endpoint, packet, tun_id):
+def send_one(worker, number, tunnel, endpoint, packet, tun_id, tlvs):
     """Encapsulate a packet for one far end: DONE, also when it was dropped, or BLOCKED."""
     w = worker_at(worker)
     e = endpoint_at(endpoint)
@@ -182,28 +187,30 @@ def send_one(worker, number, tunnel, endpoint, packet, tun_id):
         return wait_for_endpoint(worker, number, endpoint, packet)
     if e.used != w.now:
         e.used = w.now
-    if p.headroom < e.length:
+    added = options_length(tlvs, p.key) if tlvs != 0 else 0
+    if p.headroom < e.length + added:
         return drop(worker, number, HEADERS_TOO_LONG)
     if p.depth == DEPTH_MAX:
         return drop(worker, number, PATCH_LOOP)
     if p.gso_type != 0:
-        return send_segments(worker, number, tunnel, endpoint, packet, tun_id)
+        return send_segments(worker, number, tunnel, endpoint, packet, tun_id, tlvs)
     size = p.head_len + p.tail_len
-    if size > e.room:
-        return tell_too_big(worker, number, packet, e.room)
+    if size > e.room - added:
+        return tell_too_big(worker, number, packet, e.room - added)
     if p.flags & FLAG_CSUM_PARTIAL != 0 and finish(packet) == 0:
         return drop(worker, number, CANNOT_FINISH)
     if w.trace != 0:
-        note(w.trace, ENCAPSULATED, number, e.length)
+        note(w.trace, ENCAPSULATED, number, e.length + added)
     else:
         count_sent(worker, number, size)
     p.depth += 1
-    push_header(tunnel, endpoint, packet, p.key, tun_id, flow_hash(p.key))
+    told = push_options(tlvs, packet, p.key) if added != 0 else 0
+    push_header(tunnel, endpoint, packet, p.key, tun_id, flow_hash(p.key), told)
     return add_to_batch(worker, e.underlay, packet)
 
 
 @kernel
-def replicate(worker, number, tunnel, flood, packet, tun_id):
+def replicate(worker, number, tunnel, flood, packet, tun_id, tlvs):
     """Encapsulate a packet for every far end of its VNI, but for those that had it already before it was BLOCKED."""
     w = worker_at(worker)
     o = output_at(w.outputs + number * OUTPUT_BYTES)
@@ -217,7 +224,7 @@ def replicate(worker, number, tunnel, flood, packet, tun_id):
         if w.trace != 0:
             note(w.trace, REPLICATED, number, o.copies)
         endpoint = load64(flood + FLOOD_ENDPOINTS + o.copies * 8)
-        if send_one(worker, number, tunnel, endpoint, buffer, tun_id) == BLOCKED:
+        if send_one(worker, number, tunnel, endpoint, buffer, tun_id, tlvs) == BLOCKED:
             w.cut_count -= 1
             pool_put(w.cache, buffer)
             return BLOCKED
@@ -248,14 +255,14 @@ def send_into_tunnel(worker, number):
     port = port_at(w.ports + number * PORT_BYTES)
     tunnel = port.tunnel
     packets = output + OUTPUT_PACKETS
+    tlvs = map_of(worker, w.ports + number * PORT_BYTES) if tunnel_at(tunnel).kind == GENEVE else 0
     w.crossed = 1
     # A loop of tunnels may append to this very burst.
     while o.first < o.count:
         first = o.first
         count = o.count
         if port.state != PORT_UP:
-            for _ in range(first, count):
-                drop(worker, number, PORT_DOWN)
+            drop_all(worker, number, PORT_DOWN, count - first)
             o.first = count
             o.copies = 0
             continue
@@ -265,15 +272,17 @@ def send_into_tunnel(worker, number):
         find_endpoints(worker, number, tunnel, packets, first, count)
         for i in range(first, count):
             packet = load64(packets + i * 8)
+            if packet_at(packet).whole == 0:
+                complete(packet)  # the bridge had no tunnel when it was parsed
             endpoint = load64(w.endpoints + i * 8)
             tun_id = sent_key(tunnel, packet)
             result = DONE
             if endpoint == 0 or tun_id == NO_KEY:
                 drop(worker, number, TUNNEL_NO_REMOTE)
             elif endpoint & FLOODED != 0:
-                result = replicate(worker, number, tunnel, endpoint - FLOODED, packet, tun_id)
+                result = replicate(worker, number, tunnel, endpoint - FLOODED, packet, tun_id, tlvs)
             elif endpoint != ASKED_FOR:
-                result = send_one(worker, number, tunnel, endpoint, packet, tun_id)
+                result = send_one(worker, number, tunnel, endpoint, packet, tun_id, tlvs)
             if result == BLOCKED:
                 o.first = i
                 enter_underlay(worker)

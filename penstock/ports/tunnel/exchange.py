@@ -78,17 +78,25 @@ class Exchange:
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._fd)
-        left = READ_MAX
+        if self._take_records(READ_MAX) == READ_MAX:
+            os.eventfd_write(self._fd, 1)
+
+    def read_all(self) -> None:
+        """Take in all that workers wrote until now."""
+        while self._take_records(READ_MAX) == READ_MAX:
+            pass
+
+    def _take_records(self, most: int) -> int:
+        """Take in so many records at most: how many."""
+        taken = 0
         for ring in self._asks:
-            while left and (record := record_peek.py_func(ring)):
-                left -= 1
+            while taken < most and (record := record_peek.py_func(ring)):
+                taken += 1
                 length = asked(ctypes.string_at(record, _HEAD.size)).length
                 data = ctypes.string_at(record, ASK_BYTES + length)
                 record_release.py_func(ring)
                 self._take(data)
-        self._kick()
-        if not left:
-            os.eventfd_write(self._fd, 1)
+        return taken
 
     def give_back(self, end: FarEnd) -> None:
         """Send the packets that waited for a far end; what finds no room in the ring is tried again."""
@@ -98,7 +106,6 @@ class Exchange:
                 self._loop.later(AGAIN_SECONDS, self._give_rest)
                 return
             end.waiting.popleft()
-        self._kick()
 
     def _give_rest(self) -> None:
         ends, self._unsent = self._unsent, []
@@ -110,7 +117,6 @@ class Exchange:
         """Drop what waits for a far end."""
         while end.waiting:
             self.drop(end.waiting.popleft())
-        self._kick()
 
     def drop(self, record: bytes) -> None:
         """Have a worker count a packet as dropped."""
@@ -127,4 +133,5 @@ class Exchange:
         if place:
             ctypes.memmove(place, record, len(record))
             record_commit.py_func(self._answers)
+            self._kick()
         return bool(place)

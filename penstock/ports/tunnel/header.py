@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from penstock.datapath.tunnel.layout import GENEVE, GRE, VXLAN
+from penstock.packet.checksum import words_sum
 from penstock.ports.tunnel.routes import IpAddress
 
 ETHERNET = 14
@@ -56,8 +57,7 @@ def make_header(shape: Shape, destination: bytes, source: bytes, local: IpAddres
         flags = DONT_FRAGMENT if shape.dont_fragment else 0
         ip = struct.pack("!BBHHHBBH", 0x45, shape.tos, 0, 0, flags, shape.ttl, protocol, 0)
         ip += local.packed + remote.packed
-        total = sum(struct.unpack("<8H", ip[4:]))
-        total = (total & 0xFFFF) + (total >> 16)
+        total = words_sum(ip[4:])
     else:
         ip = struct.pack("!IHBB", 0x60000000 | shape.tos << 20, 0, protocol, shape.ttl) + local.packed + remote.packed
     ethernet = destination + source + (IPV4 if local.version == 4 else IPV6).to_bytes(2, "big")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,12 +24,12 @@ def address_of(text: str) -> IpAddress | None:
 
 
 def is_end(text: str) -> bool:
-    """is an IPv4 or IPv6 address, or "flow" """
+    """is an IPv4 or IPv6 address, or flow"""
     return text == "flow" or address_of(text) is not None
 
 
 def is_mapping(text: str) -> bool:
-    """pairs a VLAN with a VNI, as in "10=5010", or as many VLANs with VNIs from one on, as in "10-19=5010" """
+    """pairs a VLAN with a VNI, as in 10=5010, or several with VNIs from one on, as in 10-19=5010"""
     try:
         vlans = mapped(text)
     except ValueError:
@@ -37,7 +38,7 @@ def is_mapping(text: str) -> bool:
 
 
 def is_far_end(text: str) -> bool:
-    """is an address, for all VNIs, or VNI@ADDRESS for one, as in "5010@10.0.0.2" """
+    """is an address, for all VNIs, or VNI@ADDRESS for one, as in 5010@10.0.0.2"""
     vni, at, address = text.rpartition("@")
     return address_of(address) is not None and (not at or (vni.isdecimal() and int(vni) <= VNI_MAX))
 
@@ -53,71 +54,81 @@ def mapped(text: str) -> dict[int, int]:
 
 
 End = Annotated[str, Predicate(is_end)]
-ByFlow = Literal["flow"]
+Inherit = Literal["inherit"]
 Byte = Annotated[int, Interval(ge=0, le=255)]
-Key32 = Annotated[int, Interval(ge=0, le=0xFFFFFFFF)]
-Key24 = Annotated[int, Interval(ge=0, le=VNI_MAX)]
-
-_REMOTE = Doc("Address of the far end; `flow`: each packet's flow says it, as `tun_dst` or `tun_ipv6_dst`.")
-_LOCAL = Doc(
-    "Address of this end, which packets must come to. Not given, the route tells it and packets may come to any of the "
-    "host's; `flow`: each packet's flow may say it, as `tun_src` or `tun_ipv6_src`."
-)
-_KEY = Doc("Key (VNI) of packets in both directions; `flow`: `tun_id` has it, and any comes in.")
-_IN_KEY = Doc("Key that packets must come with, where it differs from `key`.")
-_OUT_KEY = Doc("Key that packets are sent with, where it differs from `key`.")
-_TOS = Doc("TOS byte of outer packets, but for the congestion bits, which follow the inner ones; `inherit`: all do.")
-_TTL = Doc("Time to live of outer packets; `inherit`: the inner one's.")
-_DF = Doc("Whether outer IPv4 packets say that they must not be fragmented.")
-_CSUM = Doc("Whether outer packets have a checksum over all of them. Over IPv6, UDP always has one.")
-_MARK = Doc("Mark by which the host's routing policy sees outer packets, when it is asked for their route.")
+Key = Annotated[int, Interval(ge=0, le=VNI_MAX)] | Literal["flow"]
+GreKey = Annotated[int, Interval(ge=0, le=0xFFFFFFFF)] | Literal["flow"]
 _DST_PORT = Doc("UDP port that packets go to, and come to.")
 
 
-@dataclass(frozen=True)
-class GreOptions:
+@dataclass(frozen=True, kw_only=True)
+class TunnelOptions:
+    """Settings that every kind of tunnel port has."""
+
+    remote_ip: Annotated[
+        End | None, Doc("Address of the far end; `flow`: each packet's flow says it, as `tun_dst` or `tun_ipv6_dst`.")
+    ]
+    local_ip: Annotated[
+        End | None,
+        Doc(
+            "Address of this end, which packets must come to. Not given, the route tells it and packets may come to "
+            "any of the host's; `flow`: each packet's flow may say it, as `tun_src` or `tun_ipv6_src`."
+        ),
+    ] = None
+    key: Annotated[
+        Key | None, Doc("Key (VNI) of packets in both directions; `flow`: `tun_id` has it, and any comes in.")
+    ] = None
+    in_key: Annotated[Key | None, Doc("Key that packets must come with, where it differs from `key`.")] = None
+    out_key: Annotated[Key | None, Doc("Key that packets are sent with, where it differs from `key`.")] = None
+    tos: Annotated[
+        Byte | Inherit,
+        Doc("TOS byte of outer packets, but for the congestion bits, which follow the inner ones; `inherit`: all do."),
+    ] = 0
+    ttl: Annotated[Byte | Inherit, Doc("Time to live of outer packets; `inherit`: the inner one's.")] = 64
+    df_default: Annotated[bool, Doc("Whether outer IPv4 packets say that they must not be fragmented.")] = True
+    csum: Annotated[
+        bool, Doc("Whether outer packets have a checksum over all of them. Over IPv6, UDP always has one.")
+    ] = False
+    egress_pkt_mark: Annotated[
+        int,
+        Interval(ge=0, le=0xFFFFFFFF),
+        Doc("Mark by which the host's routing policy sees outer packets, when it is asked for their route."),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.remote_ip is None:
+            raise ValueError("remote_ip is missing: must be an address or flow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreOptions(TunnelOptions):
     """Settings of a GRE port (`gre`: Ethernet in GRE, RFC 2784 and 2890)."""
 
-    remote_ip: Annotated[End, _REMOTE]
-    local_ip: Annotated[End | None, _LOCAL] = None
-    key: Annotated[Key32 | ByFlow | None, Doc("Key in both directions; `flow`: `tun_id` has it; not given: none.")] = (
-        None
-    )
-    in_key: Annotated[Key32 | ByFlow | None, _IN_KEY] = None
-    out_key: Annotated[Key32 | ByFlow | None, _OUT_KEY] = None
-    tos: Annotated[Byte | Literal["inherit"], _TOS] = 0
-    ttl: Annotated[Byte | Literal["inherit"], _TTL] = 64
-    df_default: Annotated[bool, _DF] = True
-    csum: Annotated[bool, _CSUM] = False
-    egress_pkt_mark: Annotated[Key32, _MARK] = 0
+    key: Annotated[
+        GreKey | None, Doc("Key in both directions; `flow`: `tun_id` has it, and any comes in; not given: none.")
+    ] = None
+    in_key: Annotated[GreKey | None, Doc("Key that packets must come with, where it differs from `key`.")] = None
+    out_key: Annotated[GreKey | None, Doc("Key that packets are sent with, where it differs from `key`.")] = None
 
 
-@dataclass(frozen=True)
-class GeneveOptions:
+@dataclass(frozen=True, kw_only=True)
+class GeneveOptions(TunnelOptions):
     """Settings of a Geneve port (RFC 8926)."""
 
-    remote_ip: Annotated[End, _REMOTE]
-    local_ip: Annotated[End | None, _LOCAL] = None
-    key: Annotated[Key24 | ByFlow | None, _KEY] = None
-    in_key: Annotated[Key24 | ByFlow | None, _IN_KEY] = None
-    out_key: Annotated[Key24 | ByFlow | None, _OUT_KEY] = None
     dst_port: Annotated[int, Interval(ge=1, le=65535), _DST_PORT] = 6081
-    tos: Annotated[Byte | Literal["inherit"], _TOS] = 0
-    ttl: Annotated[Byte | Literal["inherit"], _TTL] = 64
-    df_default: Annotated[bool, _DF] = True
-    csum: Annotated[bool, _CSUM] = False
-    egress_pkt_mark: Annotated[Key32, _MARK] = 0
 
 
-@dataclass(frozen=True)
-class VxlanOptions:
+@dataclass(frozen=True, kw_only=True)
+class VxlanOptions(TunnelOptions):
     """Settings of a VXLAN port (RFC 7348)."""
 
-    remote_ip: Annotated[End | None, Doc(f"{_REMOTE.documentation} Not with `vnis`.")] = None
-    local_ip: Annotated[End | None, _LOCAL] = None
-    key: Annotated[Key24 | ByFlow | None, _KEY] = None
-    in_key: Annotated[Key24 | ByFlow | None, _IN_KEY] = None
-    out_key: Annotated[Key24 | ByFlow | None, _OUT_KEY] = None
+    remote_ip: Annotated[
+        End | None,
+        Doc(
+            "Address of the far end; `flow`: each packet's flow says it, as `tun_dst` or `tun_ipv6_dst`. Not given "
+            "with `vnis`."
+        ),
+    ] = None
     dst_port: Annotated[int, Interval(ge=1, le=65535), _DST_PORT] = 4789
     exts: Annotated[
         tuple[Literal["gbp", "gpe"], ...],
@@ -125,11 +136,6 @@ class VxlanOptions:
             "Extensions: `gbp`, group policy, as `tun_gbp_id` and `tun_gbp_flags`; `gpe`, the generic protocol header."
         ),
     ] = ()
-    tos: Annotated[Byte | Literal["inherit"], _TOS] = 0
-    ttl: Annotated[Byte | Literal["inherit"], _TTL] = 64
-    df_default: Annotated[bool, _DF] = True
-    csum: Annotated[bool, _CSUM] = False
-    egress_pkt_mark: Annotated[Key32, _MARK] = 0
     vnis: Annotated[
         tuple[Annotated[str, Predicate(is_mapping)], ...],
         Doc(
@@ -148,21 +154,16 @@ class VxlanOptions:
     ] = ()
 
     def __post_init__(self) -> None:
-        if self.remote_ip is None and not self.vnis:
-            raise ValueError("remote_ip is missing: must be an address or flow, or vnis must be given")
+        if not self.vnis:
+            super().__post_init__()
         if self.vnis and (self.remote_ip is not None or self.key is not None):
             raise ValueError("vnis is wrong: not together with remote_ip or key, which it stands for")
         if self.remotes and not self.vnis and self.remote_ip != "flow":
             raise ValueError("remotes is wrong: only with vnis, or where remote_ip is flow")
         if not self.vnis and any("@" in text for text in self.remotes):
             raise ValueError("remotes is wrong: VNI@ADDRESS only with vnis")
-        vlans = [vlan for text in self.vnis for vlan in mapped(text)]
-        vnis = [vni for text in self.vnis for vni in mapped(text).values()]
-        for what, numbers in (("VLAN", vlans), ("VNI", vnis)):
-            twice = (
-                sorted({number for number in numbers if numbers.count(number) > 1})
-                if len(set(numbers)) < len(numbers)
-                else []
-            )
+        pairs = [pair for text in self.vnis for pair in mapped(text).items()]
+        for what, numbers in (("VLAN", [vlan for vlan, _ in pairs]), ("VNI", [vni for _, vni in pairs])):
+            twice = [number for number, times in Counter(numbers).items() if times > 1]
             if twice:
                 raise ValueError(f"vnis is wrong: {what} {twice[0]} is there twice")

@@ -61,11 +61,16 @@ class TunnelPlan:
         return sum(flag for flag, on in chosen if on)
 
     @property
+    def udp_port(self) -> int:
+        """To which its packets come; 0: they have none."""
+        return 0 if self.shape.kind == GRE else self.shape.port
+
+    @property
     def service(self) -> int:
         """What ARRIVALS.services has for it."""
         if self.shape.kind == GRE:
             return GRE_SERVICE
-        return raw16(self.shape.port) | self.shape.kind << 32
+        return raw16(self.udp_port) | self.shape.kind << 32
 
     @property
     def arrival_class(self) -> int:

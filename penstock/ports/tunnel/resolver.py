@@ -64,15 +64,18 @@ class Resolver:
     def __init__(
         self,
         quiesce: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], None],
         ready: Callable[[FarEnd], None],
         failed: Callable[[FarEnd], None],
     ) -> None:
         self._routes = Routes()
         self._links = Links()
-        self._quiesce, self._ready, self._failed = quiesce, ready, failed
+        self._quiesce, self._later, self._ready, self._failed = quiesce, later, ready, failed
         self._ends: set[FarEnd] = set()
         self._by_hop: defaultdict[Hop, set[FarEnd]] = defaultdict(set)
         self._asked: dict[Hop, float] = {}
+        self._all_due = False
+        self._all_from = 0.0  # when all far ends may be looked at again
         self._devices: dict[int, tuple[int, Link]] = {}  # by index: number of the internal port, device
 
     @property
@@ -81,11 +84,12 @@ class Resolver:
         return self._routes.events.fileno()
 
     def close(self) -> None:
+        self._ends.clear()
         self._routes.close()
         self._links.close()
 
     def set_devices(self, ports: Mapping[str, int]) -> None:
-        """Say what internal ports there are: number by device. Looks at all far ends anew."""
+        """Say what internal ports there are: number by device. Looks at all far ends anew, at once."""
         found = {name: self._links.get(name) for name in ports}
         self._devices = {link.index: (ports[name], link) for name, link in found.items() if link is not None}
         self.resolve(self._ends)
@@ -121,22 +125,17 @@ class Resolver:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def all(self) -> Iterable[FarEnd]:
-        """Every far end."""
-        return self._ends
-
     def follow(self) -> bool:
         """Take in what the kernel tells; whether addresses may have changed."""
         hops, others = self._routes.follow()
         if others:
-            for index, (number, link) in list(self._devices.items()):
+            for index, (number, _link) in list(self._devices.items()):
                 now = self._links.get(index)
                 if now is None:
                     del self._devices[index]
                 else:
                     self._devices[index] = number, now
-                assert link.index == index
-            self.resolve(self._ends)
+            self._resolve_all()
         else:
             self.resolve({end for hop in hops for end in self._by_hop.get(hop, ())})
         return others
@@ -162,6 +161,19 @@ class Resolver:
         return True
 
     # Resolution
+
+    def _resolve_all(self) -> None:
+        """Look at all far ends anew, now or a little later: changes of routes come in crowds."""
+        if not self._all_due:
+            self._all_due = True
+            self._later(max(0.0, self._all_from - time.monotonic()), self._resolve_due)
+
+    def _resolve_due(self) -> None:
+        begun = time.monotonic()
+        self._all_due = False
+        self.resolve(self._ends)
+        ended = time.monotonic()
+        self._all_from = ended + (ended - begun)  # the main thread has other work too
 
     def resolve(self, ends: Iterable[FarEnd]) -> None:
         """Bring endpoints to what the kernel says now. What is READY and has to change otherwise waits for workers."""

@@ -6,6 +6,7 @@ import ipaddress
 import struct
 import time
 
+from penstock.packet.checksum import words_sum
 from penstock.ports.tunnel.routes import IpAddress
 
 ETHERNET, TAG = 14, 4
@@ -35,13 +36,8 @@ class Allowance:
         return True
 
 
-def _checksum(data: bytes) -> int:
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+def _checksum(data: bytes) -> bytes:
+    return (~words_sum(data) & 0xFFFF).to_bytes(2, "little")
 
 
 def family_of(frame: bytes) -> int:
@@ -77,12 +73,12 @@ def answer(frame: bytes, mtu: int, source: IpAddress, mac: bytes) -> bytes:
     link = frame[6:12] + mac + frame[12 : len(frame) - len(ip)]
     if kind == b"\x08\x00":
         message = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + ip[:QUOTED4]
-        message = message[:2] + _checksum(message).to_bytes(2, "big") + message[4:]
+        message = message[:2] + _checksum(message) + message[4:]
         head = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(message), 0, 0, TTL, ICMP, 0) + source.packed + ip[12:16]
-        head = head[:10] + _checksum(head).to_bytes(2, "big") + head[12:]
+        head = head[:10] + _checksum(head) + head[12:]
         return link + head + message
     message = struct.pack("!BBHI", 2, 0, 0, max(mtu, MIN_MTU6)) + ip[:QUOTED6]
     ends = source.packed + ip[8:24]
-    total = _checksum(ends + struct.pack("!II", len(message), ICMPV6) + message)
-    message = message[:2] + total.to_bytes(2, "big") + message[4:]
+    pseudo = ends + struct.pack("!II", len(message), ICMPV6)
+    message = message[:2] + _checksum(pseudo + message) + message[4:]
     return link + struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, TTL) + ends + message

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +19,9 @@ from penstock.datapath.tunnel.layout import (
     ADDRESS,
     ASK_BYTES,
     ASKED,
-    CLASSES_MAX,
     ENDPOINT,
-    SERVICES_MAX,
     TOO_BIG,
     TUNNEL,
-    VALID,
-    VLAN_SHIFT,
 )
 from penstock.datapath.tunnel.waiting import end_waiting
 from penstock.machine import records
@@ -35,16 +29,17 @@ from penstock.memory import Arena
 from penstock.ports.base import PortError
 from penstock.ports.loop import Loop
 from penstock.ports.tunnel import too_big
+from penstock.ports.tunnel.arrivals import Arrivals, check_beside
 from penstock.ports.tunnel.exchange import Asked, Exchange, asked, ends_of
+from penstock.ports.tunnel.groups import Groups
 from penstock.ports.tunnel.memory import (
     Endpoints,
     GrowingMap,
     address_bytes,
-    make_arrivals,
     write_asked,
 )
 from penstock.ports.tunnel.options import address_of
-from penstock.ports.tunnel.plan import GRE_SERVICE, TunnelPlan
+from penstock.ports.tunnel.plan import TunnelPlan
 from penstock.ports.tunnel.resolver import FarEnd, Resolver
 from penstock.ports.tunnel.routes import IpAddress
 from penstock.ports.tunnel.vlans import fill_vlans, number_remote
@@ -67,7 +62,6 @@ class UnderlayContext:
     asks_fd: int
     answers: int
     publish_arrivals: Callable[[int], None]
-    set_local: Callable[[int, bool], None]  # whether what leaves by an internal port may end a tunnel
     number_of: Callable[[str], int]
     beside: Callable[[str], Sequence[int]]  # numbers of the internal ports in the bridge of a port
 
@@ -81,9 +75,6 @@ class TunnelPort:
     maps: tuple[GrowingMap, GrowingMap]
     ends: dict[tuple[IpAddress | None, IpAddress], FarEnd] = field(default_factory=dict)
     blocks: list[int] = field(default_factory=list)
-    arrivals: list[int] = field(default_factory=list)
-    groups: list[socket.socket] = field(default_factory=list)
-    joined: list[IpAddress] = field(default_factory=list)
 
     @property
     def row(self) -> Any:
@@ -100,10 +91,8 @@ class Underlay:
         self._internal: dict[str, int] = {}
         self._endpoints = Endpoints(context.arena)
         self._resolver: Resolver | None = None
-        self._map: GrowingMap | None = None
-        self._services: list[int] = []
-        self._arrivals = 0
-        self._locals: list[IpAddress] = []
+        self._arrivals: Arrivals | None = None
+        self._groups = Groups()
         rings = context.asks, context.asks_fd, context.answers
         self._exchange = Exchange(rings, context.loop, context.kick, self._take)
         self._answers = too_big.Allowance()
@@ -120,18 +109,16 @@ class Underlay:
         """Say what internal ports there are: number by device."""
         if dict(ports) == self._internal:
             return
-        for number in set(self._internal.values()) - set(ports.values()):
-            self._context.set_local(number, False)
         self._internal = dict(ports)
         if self._resolver is not None:
             self._resolver.set_devices(self._internal)
-            self._publish()
+            self._show_addresses()
 
     # Tunnel ports
 
     def add(self, plan: TunnelPlan) -> int:
         """Make a tunnel port, which nobody uses yet; the address of its TUNNEL. Raises PortError."""
-        self._check(plan)
+        check_beside(plan, [each.plan for each in self._ports.values()])
         self._open()
         arena = self._context.arena
         address = arena.allocate(TUNNEL.itemsize)
@@ -143,8 +130,7 @@ class Underlay:
         maps = [GrowingMap(arena, publisher(name), self._context.quiesce) for name in ("endpoints4", "endpoints6")]
         port = self._ports[plan.name] = TunnelPort(plan, address, (maps[0], maps[1]))
         row["kind"], row["flags"] = plan.shape.kind, plan.flags
-        row["tos"], row["ttl"] = plan.shape.tos, plan.shape.ttl
-        row["in_key"] = -1 if plan.in_key is None else plan.in_key
+        row["tos"] = plan.shape.tos
         row["key"] = int.from_bytes(plan.shape.key.to_bytes(8, "big"), "little", signed=True)
         row["remote"] = np.frombuffer(address_bytes(plan.remote), np.uint8)
         row["local"] = np.frombuffer(address_bytes(plan.local), np.uint8)
@@ -165,37 +151,24 @@ class Underlay:
 
     def begin(self, name: str) -> None:
         """Let packets arrive for a tunnel port, which has a number now."""
-        port = self._ports[name]
-        number = self._context.number_of(name)
-        assert self._map is not None
-        if port.plan.service not in self._services:
-            free = self._services.index(-1) if -1 in self._services else len(self._services)
-            self._services[free : free + 1] = [port.plan.service]
-        for key, vlan in port.plan.arrivals(self._services.index(port.plan.service)):
-            self._map.put(key, number | vlan << VLAN_SHIFT | VALID)
-            port.arrivals.append(key)
-        self._publish()
+        assert self._arrivals is not None
+        self._arrivals.begin(self._ports[name].plan, self._context.number_of(name))
 
     def end(self, name: str) -> None:
         """Let no more packets arrive for a tunnel port."""
-        port = self._ports[name]
-        assert self._map is not None
-        for key in port.arrivals:
-            self._map.put(key, 0)
-        port.arrivals.clear()
-        used = {each.plan.service for each in self._ports.values() if each.arrivals}
-        self._services = [service if service in used else -1 for service in self._services]
-        self._publish()
+        assert self._arrivals is not None
+        self._arrivals.end(name)
 
     def remove(self, name: str) -> None:
         """Give back a tunnel port's memory. No worker uses it any more."""
         port = self._ports.pop(name, None)
         if port is None:
             return
+        self._exchange.read_all()  # while its endpoints are its own
         for end in list(port.ends.values()):
             self._forget(end)
-        for group in port.groups:
-            group.close()
+        self._groups.leave(name)
+        self._show_addresses()
         for table in port.maps:
             table.free()
         for block in (port.address, *port.blocks):
@@ -237,54 +210,34 @@ class Underlay:
             for end in port.ends.values()
         ]
 
-    def _check(self, plan: TunnelPlan) -> None:
-        for other in self._ports.values():
-            if plan.service != other.plan.service or plan.arrival_class != other.plan.arrival_class:
-                continue
-            same = plan.remote == other.plan.remote and plan.local == other.plan.local
-            keys = set(plan.vnis.values()) & set(other.plan.vnis.values())
-            if same and (keys or (not plan.vnis and not other.plan.vnis and plan.in_key == other.plan.in_key)):
-                raise PortError(
-                    f"port '{plan.name}': port '{other.plan.name}' is for the same packets already (key, addresses)"
-                )
-        classes = {each.plan.arrival_class for each in self._ports.values()} | {plan.arrival_class}
-        services = {each.plan.service for each in self._ports.values()} | {plan.service}
-        if len(services) > SERVICES_MAX:
-            raise PortError(f"port '{plan.name}': more than {SERVICES_MAX} kinds and UDP ports of tunnels")
-        assert len(classes) <= CLASSES_MAX
-
     def _open(self) -> None:
         if self._resolver is not None:
             return
         context = self._context
-        self._resolver = Resolver(context.quiesce, self._is_ready, self._exchange.give_up)
+        self._resolver = Resolver(context.quiesce, context.loop.later, self._is_ready, self._exchange.give_up)
         self._resolver.set_devices(self._internal)
-        self._map = GrowingMap(context.arena, lambda _table: self._publish(), context.quiesce)
+        self._arrivals = Arrivals(context.arena, context.publish_arrivals, context.quiesce)
+        self._show_addresses()
         context.loop.watch(self._resolver.events, self._follow)
         self._exchange.begin()
         context.loop.later(REFRESH_SECONDS, self._refresh)
 
-    def _join(self, port: TunnelPort, end: FarEnd) -> None:
+    def _show_addresses(self) -> None:
+        """Tell workers to what addresses packets for tunnels may come."""
+        if self._resolver is not None and self._arrivals is not None:
+            self._arrivals.set_locals(self._resolver.addresses() + self._groups.joined())
+
+    def _join(self, end: FarEnd) -> None:
         """Have the host be a member of a multicast group, on the link that leads to it."""
-        group = end.remote
-        if group in port.joined or end.way is None:
-            return
-        index = end.way.hop[0]
-        kind = socket.AF_INET if group.version == 4 else socket.AF_INET6
-        member = socket.socket(kind, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        port.groups.append(member)
-        port.joined.append(group)
+        assert end.way is not None
         try:
-            if group.version == 4:
-                request = struct.pack("=4s4si", group.packed, bytes(4), index)
-                member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-            else:
-                request = struct.pack("=16si", group.packed, index)
-                member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+            joined = self._groups.join(end.port, end.remote, end.way.hop[0])
         except OSError as error:
-            end.trouble = f"cannot join the group {group}: {error.strerror}"
-            LOG.warning("port '%s': %s", port.plan.name, end.trouble)
-        self._publish()
+            end.trouble = f"cannot join the group {end.remote}: {error.strerror}"
+            LOG.warning("port '%s': %s", end.port, end.trouble)
+            return
+        if joined:
+            self._show_addresses()
 
     # Far ends
 
@@ -318,36 +271,12 @@ class Underlay:
         self._by_endpoint.pop(end.endpoint, None)
         self._endpoints.give(end.endpoint)
 
-    def _publish(self) -> None:
-        """Show workers what may arrive now."""
-        if self._map is None or self._resolver is None:
-            return
-        context = self._context
-        begun = [port for port in self._ports.values() if port.arrivals]
-        classes = {port.plan.arrival_class for port in begun}
-        # The one that says most comes first, and the key says more than addresses do.
-        order = sorted(classes, key=lambda kind: [not kind & bit for bit in (1, 2, 4)])
-        gre = next((i for i, service in enumerate(self._services) if service == GRE_SERVICE), -1)
-        self._locals = self._resolver.addresses() + [group for port in begun for group in port.joined]
-        old = self._arrivals
-        self._arrivals = make_arrivals(context.arena, self._map.address, self._services, gre, order, self._locals)
-        context.publish_arrivals(self._arrivals)
-        for number in self._internal.values():
-            context.set_local(number, bool(begun))
-        context.quiesce()
-        if old:
-            context.arena.free(old)
-
     # What the kernel and workers tell
 
     def _follow(self) -> None:
         assert self._resolver is not None
         if self._resolver.follow():
-            wanted = self._resolver.addresses() + [
-                group for port in self._ports.values() if port.arrivals for group in port.joined
-            ]
-            if wanted != self._locals:
-                self._publish()
+            self._show_addresses()
 
     def _refresh(self) -> None:
         if self._resolver is not None:
@@ -400,5 +329,5 @@ class Underlay:
     def _is_ready(self, end: FarEnd) -> None:
         """A far end is reached: send what waited for it."""
         if end.remote.is_multicast:
-            self._join(self._ports[end.port], end)
+            self._join(end)
         self._exchange.give_back(end)

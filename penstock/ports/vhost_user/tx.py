@@ -12,6 +12,7 @@ from penstock.datapath.counters import count_drop, count_tx
 from penstock.datapath.drops import BUFFERS_TOO_SMALL, PORT_DOWN, TX_RING_FULL
 from penstock.datapath.fragments import copy_tail, frag_at
 from penstock.datapath.layout import BURST, FRAG_BYTES, packet_at, txq_at
+from penstock.datapath.parsing import complete
 from penstock.machine import (
     copy,
     copy32,
@@ -328,6 +329,8 @@ def spread(txq, senders, first, step, packets, count):
     """
     rings = senders_at(senders).count
     choices = (rings - first + step - 1) // step
+    for i in range(count):
+        complete(load64(packets + i * 8))
     staged = txq_at(txq).scratch + STAGED_AT
     for choice in range(choices):
         chosen = 0
