@@ -1,0 +1,2 @@
+# forward-bpdu lets frames for the bridge group addresses through.
+ovs-vsctl set bridge br0 other_config:forward-bpdu=true

@@ -1,0 +1,2 @@
+# A bridge without flows drops everything.
+ovs-ofctl del-flows br0

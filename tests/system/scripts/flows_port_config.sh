@@ -1,0 +1,3 @@
+# Ports that do not forward, and do not receive.
+ovs-ofctl mod-port br0 p2 no-forward
+ovs-ofctl mod-port br0 p3 no-receive
