@@ -223,6 +223,21 @@ def test_the_source_port_tells_flows_apart(site: Site) -> None:
     assert len(ports) > 48
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_tenant_cannot_send_as_a_tunnel(site: Site, version: int) -> None:
+    """What is for the host's address, and reaches a device that does not have it, is unpacked nowhere."""
+    remote, local = (THERE, HERE) if version == 4 else (THERE6, HERE6)
+    site.add("over", "tun", "vxlan", remote_ip=str(remote), key=7)
+    site.add("over", "tenants", "internal")
+    add_dummy(site.engine, "other", bridge="over")
+    forged = encapsulate(plain(destination=b"\xff" * 6), site.back(remote, local), Form(key=7))
+    send(site.engine, "vm", [b"\xff" * 6 + VM + forged[12:]])
+    assert [each[12:] for each in sent(site.engine, "other")] == [forged[12:]]
+    assert counters(site.engine, "tun")["rx_packets"] == 0
+    assert site.arrive(forged)
+    assert counters(site.engine, "tun")["rx_packets"] == 1
+
+
 TUNNELS = (
     (Tunnel("exact", "vxlan", 4789, 10, THERE), {"key": 10, "remote_ip": "10.0.0.2"}),
     (Tunnel("local", "vxlan", 4789, 10, THERE, HERE), {"key": 10, "remote_ip": "10.0.0.2", "local_ip": "10.0.0.1"}),

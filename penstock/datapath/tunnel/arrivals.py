@@ -11,6 +11,7 @@ from penstock.datapath.tunnel.layout import (
     CLASSES,
     LOCALS4,
     LOCALS6,
+    PORTS6,
     SERVICES,
     TUNNEL_LOCAL,
     TUNNEL_REMOTE,
@@ -22,23 +23,24 @@ SEEDS = (0x2545F4914F6CDD1D, 0x1B873593CC9E2D51, 0x52F4A9C1E6B7D03B, 0x38495AB5C
 
 
 @inlined
-def is_local4(arrivals, address):
-    """Whether an IPv4 address, in memory order, is one of the host's."""
+def is_local4(arrivals, number, address):
+    """Whether an IPv4 address, in memory order, is one of an internal port's device."""
+    word = address | number << 32
     found = 0
     for i in range(arrivals_at(arrivals).local4_count):
-        if load64(arrivals + LOCALS4 + i * 8) == address:
+        if load64(arrivals + LOCALS4 + i * 8) == word:
             found = 1
     return found
 
 
 @kernel
-def is_local6(arrivals, at):
-    """Whether the IPv6 address at ``at`` is one of the host's."""
+def is_local6(arrivals, number, at):
+    """Whether the IPv6 address at ``at`` is one of an internal port's device."""
     found = 0
     for i in range(arrivals_at(arrivals).local6_count):
         place = arrivals + LOCALS6 + i * 16
         if load64(place) == load64(at) and load64(place + 8) == load64(at + 8):
-            found = 1
+            found |= int(load64(arrivals + PORTS6 + i * 8) == number)
     return found
 
 

@@ -91,13 +91,16 @@ ARRIVALS = np.dtype(
         ("gre", "i8"),  # service of GRE; -1: none
         ("classes", "i8", CLASSES_MAX),  # those that there are, in the order in which they are tried
         ("services", "i8", SERVICES_MAX),  # by number: raw UDP port (GRE: GRE_PORT), and kind above bit 32
-        ("locals4", "i8", LOCALS_MAX),
+        # Addresses that tunnels end at, each with the number of the internal port whose device has it: a frame for it
+        # that goes to another one's device, as a tenant may send, ends no tunnel.
+        ("locals4", "i8", LOCALS_MAX),  # the port above bit 32
         ("locals6", "i8", 2 * LOCALS_MAX),
+        ("ports6", "i8", LOCALS_MAX),
     ],
     align=True,
 )
 CLASSES, SERVICES = offset(ARRIVALS, "classes"), offset(ARRIVALS, "services")
-LOCALS4, LOCALS6 = offset(ARRIVALS, "locals4"), offset(ARRIVALS, "locals6")
+LOCALS4, LOCALS6, PORTS6 = offset(ARRIVALS, "locals4"), offset(ARRIVALS, "locals6"), offset(ARRIVALS, "ports6")
 GRE_PORT = 1 << 16
 
 # A value of the map: port number, VLAN, VALID.

@@ -174,7 +174,7 @@ def decapsulate(worker, arrivals, number, packet):
     l3 = p.head + start
     six = 0
     if load8(l3) & 0xF0 == 0x40:
-        if load16(l3 + 6) & FRAGMENT_RAW != 0 or is_local4(arrivals, load32(l3 + 16)) == 0:
+        if load16(l3 + 6) & FRAGMENT_RAW != 0 or is_local4(arrivals, number, load32(l3 + 16)) == 0:
             return NOT_OURS
         proto = load8(l3 + 9)
         l4 = start + (load8(l3) & 15) * 4
@@ -183,7 +183,7 @@ def decapsulate(worker, arrivals, number, packet):
             return NOT_OURS
         tos = load8(l3 + 1)
     elif load8(l3) & 0xF0 == 0x60:
-        if p.head_len < start + IPV6_HEADER or is_local6(arrivals, l3 + 24) == 0:
+        if p.head_len < start + IPV6_HEADER or is_local6(arrivals, number, l3 + 24) == 0:
             return NOT_OURS
         six = 1
         proto = load8(l3 + 6)

@@ -10,7 +10,7 @@ from penstock.memory import Arena
 from penstock.ports.base import PortError
 from penstock.ports.tunnel.memory import GrowingMap, make_arrivals
 from penstock.ports.tunnel.plan import GRE_SERVICE, TunnelPlan
-from penstock.ports.tunnel.routes import IpAddress
+from penstock.ports.tunnel.routes import Local
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Arrivals:
         self._address = 0
         self._begun: dict[str, tuple[TunnelPlan, list[int]]] = {}
         self._services: list[int] = []
-        self._locals: Sequence[IpAddress] = ()
+        self._locals: Sequence[Local] = ()
         self._map = GrowingMap(arena, lambda table: self._show(table), quiesce)
 
     def begin(self, plan: TunnelPlan, number: int) -> None:
@@ -66,12 +66,12 @@ class Arrivals:
         self._services = [service if service in used else FREE for service in self._services]
         self._show(self._map.address)
 
-    def set_locals(self, addresses: Sequence[IpAddress]) -> None:
-        """Say to what addresses packets may come."""
+    def set_locals(self, addresses: Sequence[Local]) -> None:
+        """Say to what addresses, at which internal ports, packets may come."""
         if addresses == self._locals:
             return
         for version in (4, 6):
-            count = sum(1 for each in addresses if each.version == version)
+            count = sum(1 for _, each in addresses if each.version == version)
             if count > LOCALS_MAX:
                 LOG.warning(
                     "tunnels end at %d of the host's %d IPv%d addresses on internal ports: no room for more",

@@ -13,7 +13,7 @@ class Groups:
     """Memberships by tunnel port: the sockets that hold them, for IGMP and MLD are the kernel's work."""
 
     def __init__(self) -> None:
-        self._members: defaultdict[str, dict[IpAddress, socket.socket]] = defaultdict(dict)
+        self._members: defaultdict[str, dict[IpAddress, tuple[int, socket.socket]]] = defaultdict(dict)
 
     def join(self, port: str, group: IpAddress, index: int) -> bool:
         """Have the host be a member on the link of that index; whether it was none. Raises OSError."""
@@ -31,14 +31,15 @@ class Groups:
         except OSError:
             member.close()
             raise
-        members[group] = member
+        members[group] = index, member
         return True
 
     def leave(self, port: str) -> None:
         """End a port's memberships."""
-        for member in self._members.pop(port, {}).values():
+        for _, member in self._members.pop(port, {}).values():
             member.close()
 
-    def joined(self) -> list[IpAddress]:
-        """All groups."""
-        return sorted({group for members in self._members.values() for group in members}, key=lambda each: each.packed)
+    def joined(self) -> list[tuple[int, IpAddress]]:
+        """All groups, each with the device on whose link it is."""
+        found = {(index, group) for members in self._members.values() for group, (index, _) in members.items()}
+        return sorted(found, key=lambda each: (each[0], each[1].packed))

@@ -22,7 +22,7 @@ from penstock.datapath.tunnel.layout import (
 from penstock.machine import records, store64, store_release
 from penstock.memory import Arena
 from penstock.ports.tunnel.header import Header
-from penstock.ports.tunnel.routes import IpAddress
+from penstock.ports.tunnel.routes import IpAddress, Local
 
 SLAB = 256  # endpoints that are allocated together
 FIRST_ENTRIES = 16
@@ -143,17 +143,20 @@ def make_flood(arena: Arena, endpoints: Sequence[int]) -> int:
 
 
 def make_arrivals(
-    arena: Arena, table: int, services: Sequence[int], gre: int, classes: Sequence[int], locals_: Sequence[IpAddress]
+    arena: Arena, table: int, services: Sequence[int], gre: int, classes: Sequence[int], locals_: Sequence[Local]
 ) -> int:
     """An ARRIVALS; its address. Addresses beyond LOCALS_MAX of a family are left out."""
     address = arena.allocate(ARRIVALS.itemsize)
     row = records(ARRIVALS, address)[0]
-    four = [int.from_bytes(each.packed, "little") for each in locals_ if each.version == 4][:LOCALS_MAX]
-    six = [word for each in locals_ if each.version == 6 for word in address_words(each)][: 2 * LOCALS_MAX]
+    four = [int.from_bytes(each.packed, "little") | port << 32 for port, each in locals_ if each.version == 4]
+    four = four[:LOCALS_MAX]
+    locals6 = [(port, each) for port, each in locals_ if each.version == 6][:LOCALS_MAX]
+    six = [word for _, each in locals6 for word in address_words(each)]
     row["map"], row["gre"] = table, gre
     row["service_count"], row["services"][: len(services)] = len(services), services
     row["class_count"], row["classes"][: len(classes)] = len(classes), classes
     row["local4_count"], row["locals4"][: len(four)] = len(four), four
-    row["local6_count"], row["locals6"][: len(six)] = len(six) // 2, six
+    row["local6_count"], row["locals6"][: len(six)] = len(locals6), six
+    row["ports6"][: len(locals6)] = [port for port, _ in locals6]
     assert len(services) <= SERVICES_MAX
     return address

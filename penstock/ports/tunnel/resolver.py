@@ -19,7 +19,7 @@ from penstock.machine import records
 from penstock.ports.netdev import Link, Links
 from penstock.ports.tunnel.header import Shape, make_header
 from penstock.ports.tunnel.memory import set_unresolved, write_header, write_next_hop
-from penstock.ports.tunnel.routes import NUD_FAILED, NUD_STALE, IpAddress, Routes
+from penstock.ports.tunnel.routes import NUD_FAILED, NUD_STALE, IpAddress, Local, Routes
 
 ASK_AGAIN_SECONDS = 1.0  # between requests to resolve one next hop
 USED_SECONDS = 30  # far ends that were sent to within so long are kept resolved
@@ -94,9 +94,10 @@ class Resolver:
         self._devices = {link.index: (ports[name], link) for name, link in found.items() if link is not None}
         self.resolve(self._ends)
 
-    def addresses(self) -> list[IpAddress]:
-        """The host's addresses on internal ports."""
-        return [address for index, address in self._routes.addresses() if index in self._devices]
+    def addresses(self, groups: Iterable[tuple[int, IpAddress]]) -> list[Local]:
+        """The host's addresses on internal ports, and of these pairs of device and group those on such."""
+        found = [*self._routes.addresses(), *groups]
+        return [(self._devices[index][0], address) for index, address in found if index in self._devices]
 
     def host_of(self, ports: Collection[int], version: int) -> tuple[int, IpAddress, bytes] | None:
         """Number, address and MAC address of an internal port of these that has an address of an IP version."""

@@ -26,6 +26,7 @@ from penstock.ports.rtnetlink import (
 )
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Local = tuple[int, IpAddress]  # number of an internal port, address that its device has
 
 RTM_GETADDR, RTM_GETROUTE = 22, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30

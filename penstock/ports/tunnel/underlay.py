@@ -200,6 +200,7 @@ class Underlay:
                 "remote": str(end.remote),
                 "local": str(end.local or (end.way.source if end.way else "")),
                 "next_hop": str(end.way.hop[1]) if end.way else "",
+                "device": end.way.hop[0] if end.way else 0,
                 "mac": ":".join(f"{octet:02x}" for octet in end.next_hop or b""),
                 "mtu": end.way.mtu if end.way else None,
                 "waiting": len(end.waiting),
@@ -225,7 +226,7 @@ class Underlay:
     def _show_addresses(self) -> None:
         """Tell workers to what addresses packets for tunnels may come."""
         if self._resolver is not None and self._arrivals is not None:
-            self._arrivals.set_locals(self._resolver.addresses() + self._groups.joined())
+            self._arrivals.set_locals(self._resolver.addresses(self._groups.joined()))
 
     def _join(self, end: FarEnd) -> None:
         """Have the host be a member of a multicast group, on the link that leads to it."""
