@@ -13,7 +13,16 @@ from penstock.config.errors import Problem, join_key
 from penstock.config.schema import check_table, settings_of
 from penstock.engine.flow_tables import TABLES
 from penstock.packet.fields import BY_NAME
-from penstock.ports.spec import POLICING_PREFIX, Policing, TableSpec, TrunkId, VlanConfig, VlanId, VlanMode
+from penstock.ports.spec import (
+    POLICING_PREFIX,
+    Policing,
+    QinqType,
+    TableSpec,
+    TrunkId,
+    VlanConfig,
+    VlanId,
+    VlanMode,
+)
 from penstock.switch.errors import unknown
 
 
@@ -27,10 +36,14 @@ class PortKeys:
         Doc(
             "`access`: untagged frames of VLAN `tag` only. `trunk`: tagged frames of the VLANs in `trunks`. "
             "`native-tagged`, `native-untagged`: a trunk on which untagged frames belong to VLAN `tag`, and frames of "
-            "that VLAN leave tagged or untagged. When absent: `access` if only `tag` is given, else `trunk`."
+            "that VLAN leave tagged or untagged. `dot1q-tunnel`: a customer's port, of which all frames belong to VLAN "
+            "`tag`, behind whose tag those that they have are kept. When absent: `access` if only `tag` is given, else "
+            "`trunk`."
         ),
     ] = None
-    tag: Annotated[VlanId | None, Doc("The VLAN of an access port, or the native VLAN of a native one.")] = None
+    tag: Annotated[
+        VlanId | None, Doc("The VLAN of an access or dot1q-tunnel port, or the native VLAN of a native one.")
+    ] = None
     trunks: Annotated[
         tuple[TrunkId, ...],
         Doc(
@@ -38,6 +51,17 @@ class PortKeys:
             "trunk. The native VLAN is always carried."
         ),
     ] = ()
+    cvlans: Annotated[
+        tuple[TrunkId, ...],
+        Doc("The customer's VLANs that a dot1q-tunnel port carries, 0 for untagged frames; all when absent."),
+    ] = ()
+    qinq_ethtype: Annotated[
+        QinqType, Doc("The type of the tag that a dot1q-tunnel port puts before a customer's: 0x88a8 or 0x8100.")
+    ] = "802.1ad"
+    priority_tags: Annotated[
+        bool,
+        Doc("Whether a frame that leaves without its VLAN's tag keeps one of VLAN 0 when that tells a priority."),
+    ] = False
     mtu: Annotated[
         Annotated[int, Interval(ge=68, le=65535)] | None,
         Doc(
@@ -65,8 +89,8 @@ def policing(values: Mapping[str, Any]) -> Policing:
 
 
 def vlan_config(values: Mapping[str, Any], path: str, problems: list[Problem]) -> VlanConfig:
-    """The VLAN configuration that the keys `vlan_mode`, `tag` and `trunks` ask for, as Open vSwitch reads them."""
-    tag, trunks = values["tag"], values["trunks"]
+    """The VLAN configuration that the keys of a port ask for, as Open vSwitch reads them."""
+    tag, trunks, cvlans = values["tag"], values["trunks"], values["cvlans"]
     mode: VlanMode = values["vlan_mode"] or ("access" if tag is not None and not trunks else "trunk")
     if mode == "trunk" and tag is not None:
         remedy = 'use vlan_mode = "native-tagged" or "native-untagged" to give a trunk a native VLAN'
@@ -76,10 +100,14 @@ def vlan_config(values: Mapping[str, Any], path: str, problems: list[Problem]) -
         problems.append(
             Problem(join_key(path, "tag"), f'is missing: vlan_mode = "{mode}" needs it (an integer from 1 to 4094)')
         )
-    if mode == "access" and trunks:
-        message = f"{list(trunks)} is wrong: an access port carries only its tag; leave trunks out or change vlan_mode"
+    if mode in ("access", "dot1q-tunnel") and trunks:
+        message = f"{list(trunks)} is wrong: such a port carries only its tag; leave trunks out or change vlan_mode"
         problems.append(Problem(join_key(path, "trunks"), message))
-    return VlanConfig(mode=mode, tag=tag, trunks=tuple(sorted(set(trunks))))
+    if mode != "dot1q-tunnel" and cvlans:
+        message = f'{list(cvlans)} is wrong: only vlan_mode = "dot1q-tunnel" has VLANs of a customer'
+        problems.append(Problem(join_key(path, "cvlans"), message))
+    kept = {"qinq_ethtype": values["qinq_ethtype"], "priority_tags": values["priority_tags"]}
+    return VlanConfig(mode, tag, tuple(sorted(set(trunks))), tuple(sorted(set(cvlans))), **kept)
 
 
 def flow_table(number: str, path: str, table: Mapping[str, Any], problems: list[Problem]) -> TableSpec | None:

@@ -3,8 +3,9 @@
 Inside a bridge a frame is either untagged or tagged with its VLAN; in VLAN 0 a tag is there for a priority alone.
 Modes, as in Open vSwitch: an access port sends untagged frames of its tag's VLAN; a trunk sends tagged frames, of VLAN
 0 untagged ones or what has a priority; native-tagged and native-untagged are trunks whose untagged frames belong to the
-tag's VLAN, sent out tagged or not. A tunnel port may have the VLAN of each frame in its key: untagged frames, of the
-VLAN that the tunnel's VNI stands for.
+tag's VLAN, sent out tagged or not. A dot1q-tunnel port is a customer's (IEEE 802.1Q, 15): what comes is of its tag's
+VLAN, whatever tags it has, and gets one more. A tunnel port may have the VLAN of each frame in its key: untagged
+frames, of the VLAN that the tunnel's VNI stands for.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from penstock.datapath.fdb import (
 from penstock.datapath.handover import punt
 from penstock.datapath.layout import (
     BRIDGE_BYTES,
+    CONFIG_CUSTOMERS,
     CONFIG_MEMBERS,
     ETHERNET_HEADER,
     PORT_BYTES,
     VLAN_ACCESS,
+    VLAN_DOT1Q_TUNNEL,
     VLAN_NATIVE_UNTAGGED,
     VLAN_OF_TUNNEL,
     VLAN_TRUNK,
@@ -37,7 +40,7 @@ from penstock.datapath.layout import (
     port_at,
     worker_at,
 )
-from penstock.datapath.tags import AS_IT_IS, TAG_BYTES, UNTAGGED, VID_MASK, set_form
+from penstock.datapath.tags import AS_IT_IS, TAG_BYTES, VID_MASK, push_tag, set_form
 from penstock.datapath.trace import (
     IN_VLAN,
     RECEIVED,
@@ -63,6 +66,14 @@ def is_member(config, vid):
 
 
 @inlined
+def is_customer(config, vid):
+    """Whether a customer's VLAN is one that a dot1q-tunnel port carries: 1 or 0."""
+    if config_at(config).selective == 0:
+        return 1
+    return (load8(config + CONFIG_CUSTOMERS + (vid >> 3)) >> (vid & 7)) & 1
+
+
+@inlined
 def classify_vlan(worker, number, config, packet, tci):
     """The VLAN of a frame with this tag on this port, or NO_VID when it was dropped.
 
@@ -72,6 +83,12 @@ def classify_vlan(worker, number, config, packet, tci):
     vid = 0
     if tci & TAG_PRESENT != 0:
         vid = tci & VID_MASK
+    if c.mode == VLAN_DOT1Q_TUNNEL:
+        if is_customer(config, vid) == 0:
+            drop(worker, number, VLAN_NOT_MEMBER)
+            return NO_VID
+        push_tag(packet, c.service_type, c.tag)
+        return c.tag
     if c.mode == VLAN_ACCESS or c.mode == VLAN_OF_TUNNEL:
         if vid != 0:
             drop(worker, number, VLAN_TAGGED_ON_ACCESS)
@@ -89,10 +106,10 @@ def classify_vlan(worker, number, config, packet, tci):
 
 @inlined
 def form_of(config, vid):
-    """How a frame of this VLAN leaves by a port: the VLAN id of its tag, UNTAGGED or AS_IT_IS."""
+    """How a frame of this VLAN leaves by a port: the VLAN id of its tag, or another form."""
     c = config_at(config)
-    if c.mode == VLAN_ACCESS or c.mode == VLAN_OF_TUNNEL or (c.mode == VLAN_NATIVE_UNTAGGED and vid == c.tag):
-        return UNTAGGED
+    if c.mode == VLAN_ACCESS or c.mode >= VLAN_DOT1Q_TUNNEL or (c.mode == VLAN_NATIVE_UNTAGGED and vid == c.tag):
+        return c.bare
     return vid if vid != 0 else AS_IT_IS
 
 
@@ -158,7 +175,7 @@ def are_alike(config, packets, count):
     tci = bswap16(shr(source, 48))
     if load64(packet_at(load64(packets + 8)).key + SOURCE) != source:
         return 0  # most mixed bursts are known by their second packet
-    differs = int(config_at(config).mode == VLAN_OF_TUNNEL) | int(tci & (TAG_PRESENT | VID_MASK) == TAG_PRESENT)
+    differs = int(config_at(config).mode >= VLAN_DOT1Q_TUNNEL) | int(tci & (TAG_PRESENT | VID_MASK) == TAG_PRESENT)
     for i in range(count):
         p = packet_at(load64(packets + i * 8))
         differs |= (load64(p.key + SOURCE) ^ source) | (load64(p.key + DESTINATION) ^ destination)

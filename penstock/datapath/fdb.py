@@ -44,7 +44,10 @@ FDB = np.dtype(
         ("count", "i8"),  # entries now; mended by each expiry scan
         ("evicted", "i8"),  # entries replaced because the table was full
         ("refused", "i8"),  # addresses not learned because the table was full
-        ("pad1", "i8", 5),
+        ("learned", "i8"),
+        ("moved", "i8"),  # seen by another port than before
+        ("expired", "i8"),  # of age, that is, and not flushed
+        ("pad1", "i8", 2),
         ("locks", "i8", LOCKS),
     ],
     align=True,
@@ -61,6 +64,7 @@ MAC_MASK = (1 << 48) - 1
 NO_KEY = -1  # not 0: that is the address of zeros in VLAN 0
 FOREVER = 1 << 31  # a second that no entry was seen in yet: all were seen before
 COUNT, EVICTED, REFUSED = offset(FDB, "count"), offset(FDB, "evicted"), offset(FDB, "refused")
+LEARNED, MOVED, EXPIRED = offset(FDB, "learned"), offset(FDB, "moved"), offset(FDB, "expired")
 LOCKS_AT = offset(FDB, "locks")
 
 fdb_at = view(FDB)
@@ -147,6 +151,7 @@ def fdb_learn(worker, fdb, bucket, key, place):
             if load_acquire(found) == key and cas(found + 8, value, place | VALID | (w.now << SECOND_SHIFT)) == 1:
                 if value & PLACE_MASK != place:
                     w.moved += 1
+                    atomic_add(fdb + MOVED, 1)
             return 0
     return fdb_insert(worker, fdb, bucket, key, place)
 
@@ -202,6 +207,7 @@ def fdb_insert(worker, fdb, bucket, key, place):
     store_release(free + 8, place | VALID | (w.now << SECOND_SHIFT))
     store_release(lock, 0)
     w.learned += 1
+    atomic_add(fdb + LEARNED, 1)
     return 0
 
 
@@ -225,6 +231,8 @@ def fdb_expire(fdb, before, port, spared):
             if cas(slot + 8, value, 0) == 1:
                 removed += 1
     atomic_add(fdb + COUNT, live - removed - counted)
+    if before != FOREVER:
+        atomic_add(fdb + EXPIRED, removed)
     return removed
 
 

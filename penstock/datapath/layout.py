@@ -126,13 +126,23 @@ COUNTERS = np.dtype(
 )
 COUNTER_DROPS = offset(COUNTERS, "drops")
 
-VLAN_ACCESS, VLAN_TRUNK, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED, VLAN_OF_TUNNEL = range(5)
-VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged")
+VLAN_ACCESS, VLAN_TRUNK, VLAN_NATIVE_TAGGED, VLAN_NATIVE_UNTAGGED, VLAN_DOT1Q_TUNNEL, VLAN_OF_TUNNEL = range(6)
+VLAN_MODES = ("access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")
 
 PORT_CONFIG = np.dtype(
-    [("mode", "i8"), ("tag", "i8"), ("pad", "i8", 6), ("members", "u1", 512)], align=True
-)  # bit per VLAN id
-CONFIG_MEMBERS = offset(PORT_CONFIG, "members")
+    [
+        ("mode", "i8"),
+        ("tag", "i8"),
+        ("bare", "i8"),  # how frames leave that leave without their VLAN's tag: a form (datapath/tags.py)
+        ("service_type", "i8"),  # Ethernet type, raw, of the tag that a dot1q-tunnel port puts before a customer's
+        ("selective", "i8"),  # 1: only the VLANs of ``customers`` are taken from the customer and given to it
+        ("pad", "i8", 3),
+        ("members", "u1", 512),  # bit per VLAN id
+        ("customers", "u1", 512),
+    ],
+    align=True,
+)
+CONFIG_MEMBERS, CONFIG_CUSTOMERS = offset(PORT_CONFIG, "members"), offset(PORT_CONFIG, "customers")
 
 PORT_FREE, PORT_UP, PORT_DOWN = range(3)
 # Where what leaves by a port goes: to its device, into the peer's bridge, into a tunnel, or to the host's own device,

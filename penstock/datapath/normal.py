@@ -15,6 +15,7 @@ from penstock.datapath.classify import (
     are_alike,
     classify,
     form_of,
+    is_customer,
     is_member,
 )
 from penstock.datapath.clones import clone, drop
@@ -47,7 +48,7 @@ from penstock.datapath.layout import (
     worker_at,
 )
 from penstock.datapath.output import append
-from penstock.datapath.tags import AS_IT_IS, UNTAGGED, set_form
+from penstock.datapath.tags import AS_IT_IS, PRIORITY, UNTAGGED, customer_vid, set_form
 from penstock.datapath.trace import (
     DESTINATION_GROUP,
     DESTINATION_KNOWN,
@@ -81,13 +82,13 @@ def needs_work(packet, form):
     """Whether a packet has to be changed for this form. Inside the bridge a tagged frame has the tag of its VLAN: a tag
     too many or too few is all that there is to do.
     """
-    return form != AS_IT_IS and (form != UNTAGGED) != (packet_at(packet).tagged != 0)
+    return form != AS_IT_IS and (form > 0) != (packet_at(packet).tagged != 0)
 
 
 @inlined
 def note_output(trace, number, packet, form):
     """Note in what form a packet leaves by a port."""
-    if form == UNTAGGED or (form == AS_IT_IS and packet_at(packet).tagged == 0):
+    if form == UNTAGGED or (form < 0 and packet_at(packet).tagged == 0):
         return note(trace, OUTPUT_UNTAGGED, number, 0)
     return note(trace, OUTPUT_TAGGED, number, max(form, 0))
 
@@ -97,7 +98,7 @@ def flood(worker, number, packet, vid):
     """Send a packet to every other port of the bridge that is a member of the VLAN and up.
 
     At most two forms of it are made, shared by the ports that want them; what does not go to a device always gets its
-    own.
+    own, and so does a port that wants priorities told.
     """
     w = worker_at(worker)
     ports = w.ports
@@ -122,13 +123,15 @@ def flood(worker, number, packet, vid):
         config = port.config
         if port.state != PORT_UP or port.of_config & barred != 0 or is_member(config, vid) == 0:
             continue
+        if is_customer(config, customer_vid(packet)) == 0:
+            continue
         form = form_of(config, vid)
         if form == AS_IT_IS:
             form = own_form
         outputs += 1
         if trace != 0:
             note_output(trace, other, packet, form)
-        own = port.egress != EGRESS_DEVICE
+        own = port.egress != EGRESS_DEVICE or form == PRIORITY
         sent = tagged if form != UNTAGGED else untagged
         if own or sent == 0:
             sent = clone(worker, other, packet)

@@ -132,9 +132,11 @@ class ArenaReader:
         return sorted(entries, key=lambda entry: (entry.vlan, entry.mac))
 
     def fdb_stats(self, bridge: str) -> dict[str, int]:
-        """limit (entries at most), evicted and refused (what was replaced, or not learned, for want of room)."""
+        """limit: entries at most; and how many were learned, seen elsewhere than before (moved), forgotten for their
+        age (expired), replaced (evicted) and not learned (refused) for want of room.
+        """
         header = records(FDB, int(self._bridge_row(bridge)["fdb"]))[0]
-        return {name: int(header[name]) for name in ("limit", "evicted", "refused")}
+        return {name: int(header[name]) for name in ("limit", "learned", "moved", "expired", "evicted", "refused")}
 
     def _remote(self, port: int, number: int) -> str:
         """The address of a far end, by its number at a tunnel port; "" for 0."""

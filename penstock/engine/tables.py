@@ -28,14 +28,17 @@ from penstock.datapath.layout import (
 )
 from penstock.datapath.pipeline.meters import BAND_DROP, BURST_LIMIT
 from penstock.datapath.policing import POLICER
+from penstock.datapath.tags import PRIORITY, UNTAGGED
 from penstock.machine import records, store64
 from penstock.memory import Arena
+from penstock.packet.protocols import SVLAN_RAW, VLAN_RAW
 from penstock.ports.base import TxSpec
 from penstock.ports.spec import BridgeSpec, Policing, PortSpec, VlanConfig
 
 NO_PEER = -1
 FDB_ALIGN = 128
 VLANS = 4096
+SERVICE_TYPES = {"802.1ad": SVLAN_RAW, "802.1q": VLAN_RAW}
 BURST_KILOBITS, BURST_KPKTS = 8000, 16  # of a policed port that asks for none (ovs-vswitchd.conf.db(5))
 OFPORT_MAX, OFPORT_LOCAL, OFPORT_CONTROLLER = 0xFEFF, 0xFFFFFFFE, 0xFFFFFFFD
 
@@ -85,13 +88,19 @@ class Tables:
     def vlan_config(self, vlan: VlanConfig) -> int:
         """A new PORT_CONFIG; its address."""
         mode = VLAN_MODES.index(vlan.mode)
-        members = {vlan.tag or 0} if vlan.mode == "access" else set(vlan.trunks or range(VLANS))
-        if vlan.mode not in ("access", "trunk") and vlan.tag:
+        members = set(vlan.trunks or range(VLANS))
+        if vlan.mode in ("access", "dot1q-tunnel"):
+            members = {vlan.tag or 0}
+        elif vlan.mode != "trunk" and vlan.tag:
             members = members - {0} | {vlan.tag}  # no frame without a tag is of VLAN 0 here
         address = self._arena.allocate(PORT_CONFIG.itemsize)
         row = records(PORT_CONFIG, address)[0]
         row["mode"], row["tag"] = mode, vlan.tag or 0
         row["members"] = vlan_bits(members)
+        row["bare"] = PRIORITY if vlan.priority_tags else UNTAGGED
+        row["service_type"] = SERVICE_TYPES[vlan.qinq_ethtype]
+        row["selective"] = int(vlan.mode == "dot1q-tunnel" and bool(vlan.cvlans))
+        row["customers"] = vlan_bits(vlan.cvlans)
         return address
 
     def policer(self, policing: Policing, cycles_hz: int) -> int:

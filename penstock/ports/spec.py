@@ -21,6 +21,7 @@ __all__ = [
     "Policing",
     "PortSpec",
     "PortState",
+    "QinqType",
     "TableSpec",
     "TrunkId",
     "VlanConfig",
@@ -28,7 +29,8 @@ __all__ = [
     "VlanMode",
 ]
 
-VlanMode = Literal["access", "trunk", "native-tagged", "native-untagged"]
+VlanMode = Literal["access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel"]
+QinqType = Literal["802.1ad", "802.1q"]
 VlanId = Annotated[int, Interval(ge=1, le=4094)]
 TrunkId = Annotated[int, Interval(ge=0, le=4094)]
 _TARGET = re.compile(r"(tcp|ssl):(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+)(:\d{1,5})?|p?unix:\S+|(ptcp|pssl):(\d{1,5})?(:\S+)?")
@@ -51,18 +53,23 @@ DatapathId = Annotated[str, Predicate(is_datapath_id)]
 
 @dataclass(frozen=True)
 class VlanConfig:
-    """How a port takes part in VLANs, with the modes' meaning as in Open vSwitch; `trunks` () means every VLAN."""
+    """How a port takes part in VLANs, with the modes' meaning as in Open vSwitch; `trunks` () means every VLAN, and
+    `cvlans` () every customer's VLAN.
+    """
 
     mode: VlanMode = "trunk"
     tag: int | None = None
     trunks: tuple[int, ...] = ()
+    cvlans: tuple[int, ...] = ()
+    qinq_ethtype: QinqType = "802.1ad"
+    priority_tags: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"mode": self.mode, "tag": self.tag, "trunks": list(self.trunks)}
+        return {**vars(self), "trunks": list(self.trunks), "cvlans": list(self.cvlans)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> VlanConfig:
-        return cls(mode=data["mode"], tag=data["tag"], trunks=tuple(data["trunks"]))
+        return cls(**{**data, "trunks": tuple(data["trunks"]), "cvlans": tuple(data["cvlans"])})
 
 
 POLICING_PREFIX, POLICING_MAX = "ingress_policing_", 1 << 31

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 from hypothesis import event, given, settings
@@ -33,10 +33,13 @@ def engine() -> Iterator[Engine]:
 
 @st.composite
 def vlan_configs(draw: st.DrawFn) -> VlanConfig:
-    mode = draw(st.sampled_from(("access", "trunk", "trunk", "native-tagged", "native-untagged")))
-    tag = None if mode == "trunk" else draw(st.sampled_from((0, *VLANS)))
-    trunks = () if mode == "access" else draw(st.lists(st.sampled_from((0, *VLANS)), unique=True, max_size=3))
-    return VlanConfig(mode, tag, tuple(trunks))
+    some = st.lists(st.sampled_from((0, *VLANS)), unique=True, max_size=3)
+    mode = draw(st.sampled_from(("access", "trunk", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel")))
+    tag = None if mode == "trunk" else draw(st.sampled_from(VLANS if mode == "dot1q-tunnel" else (0, *VLANS)))
+    trunks = () if mode in ("access", "dot1q-tunnel") else draw(some)
+    cvlans = draw(some) if mode == "dot1q-tunnel" else ()
+    qinq_ethtype = draw(st.sampled_from(("802.1ad", "802.1q")))
+    return VlanConfig(mode, tag, tuple(trunks), tuple(cvlans), qinq_ethtype, draw(st.booleans()))
 
 
 @st.composite
@@ -75,12 +78,12 @@ def scenarios(draw: st.DrawFn) -> tuple[list[NaivePort], list[Step]]:
         bridge = "br1" if patched and number % 2 else "br0"
         mtu = draw(st.sampled_from((1500, 1500, 1496)))
         protected = draw(st.booleans())
-        ports.append(NaivePort(f"p{number}", bridge, config.mode, config.tag, config.trunks, mtu, protected=protected))
+        ports.append(NaivePort(f"p{number}", bridge, **vars(config), mtu=mtu, protected=protected))
     if patched:
         for number in range(2):
             config = draw(vlan_configs())
             name, peer = f"patch{number}", f"patch{1 - number}"
-            ports.append(NaivePort(name, f"br{number}", config.mode, config.tag, config.trunks, peer=peer))
+            ports.append(NaivePort(name, f"br{number}", **vars(config), peer=peer))
     bursts = st.lists(frames(), min_size=1, max_size=6) | st.tuples(frames(), st.integers(30, 70)).map(
         lambda pair: [pair[0]] * pair[1]
     )
@@ -92,7 +95,7 @@ def build(engine: Engine, ports: list[NaivePort], flood_vlans: tuple[int, ...]) 
     for bridge in sorted({port.bridge for port in ports}):
         engine.add_bridge(BridgeSpec(bridge, mac_table_size=64, flood_vlans=flood_vlans))
     for port in ports:
-        vlan = VlanConfig(port.mode, port.tag, port.trunks)  # type: ignore[arg-type]
+        vlan = VlanConfig(**{each.name: getattr(port, each.name) for each in fields(VlanConfig)})
         if port.peer is None:
             add_dummy(engine, port.name, vlan, port.bridge, port.mtu)
             engine.set_port(replace(engine.ports[port.name].spec, protected=port.protected))

@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 
 ETHERNET, TAG = 14, 4
 TPIDS = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
+SERVICE = {"802.1ad": b"\x88\xa8", "802.1q": b"\x81\x00"}
 
 
 @dataclass
 class NaivePort:
-    """``trunks`` empty means every VLAN; ``peer`` names the other end of a patch."""
+    """``trunks`` and ``cvlans`` empty means every VLAN; ``peer`` names the other end of a patch."""
 
     name: str
     bridge: str
     mode: str = "trunk"
     tag: int | None = None
     trunks: tuple[int, ...] = ()
+    cvlans: tuple[int, ...] = ()
+    qinq_ethtype: str = "802.1ad"
+    priority_tags: bool = False
     mtu: int = 1500
     peer: str | None = None
     protected: bool = False
@@ -41,17 +45,30 @@ class NaivePort:
 
     def carries(self, vlan: int) -> bool:
         """Whether the port is a member of the VLAN: a native VLAN is always carried."""
-        if self.mode == "access":
+        if self.mode in ("access", "dot1q-tunnel"):
             return vlan == self.tag
         if vlan == 0 and self.native:
             return False
         return not self.trunks or vlan in self.trunks or (self.native and vlan == self.native)
 
+    def carries_customer(self, vlan: int) -> bool:
+        """Whether a customer's VLAN is one that the port takes and gives."""
+        return self.mode != "dot1q-tunnel" or not self.cvlans or vlan in self.cvlans
+
     def leaves_tagged(self, vlan: int) -> bool:
         """Whether frames of the VLAN leave with a tag."""
-        if self.mode == "access":
+        if self.mode in ("access", "dot1q-tunnel"):
             return False
         return not (self.mode == "native-untagged" and vlan == self.native)
+
+    def form(self, frame: bytes, vlan: int) -> bytes:
+        """A frame that is in a VLAN as it leaves here: in the bridge it has the VLAN's tag, or none."""
+        if self.leaves_tagged(vlan):
+            return with_vlan(frame, vlan)
+        tag = tag_of(frame)
+        if not tag or not self.priority_tags or not tag[2] & 0xE0:
+            return without_tag(frame)
+        return frame[:14] + bytes((tag[2] & 0xF0, 0)) + frame[16:]
 
 
 def tag_of(frame: bytes) -> bytes | None:
@@ -113,11 +130,18 @@ class NaiveSwitch:
             return "multicast_source"
         if destination[:5] == bytes.fromhex("0180c20000") and destination[5] < 16:
             return "reserved_multicast"
-        if port.mode == "access" and vlan_in(tag) != 0:
-            return "vlan_tagged_on_access"
-        vlan = vlan_in(tag) or port.native
-        if not port.carries(vlan):
-            return "vlan_not_member"
+        if port.mode == "dot1q-tunnel":
+            if not port.carries_customer(vlan_in(tag)):
+                return "vlan_not_member"
+            vlan = port.native
+            frame = frame[:12] + SERVICE[port.qinq_ethtype] + vlan.to_bytes(2, "big") + frame[12:]
+        else:
+            if port.mode == "access" and vlan_in(tag) != 0:
+                return "vlan_tagged_on_access"
+            vlan = vlan_in(tag) or port.native
+            if not port.carries(vlan):
+                return "vlan_not_member"
+            frame = with_vlan(frame, vlan) if tag else frame
         known = None
         if vlan not in self.flood_vlans:
             self.fdb[port.bridge, vlan, source] = port.name
@@ -126,9 +150,13 @@ class NaiveSwitch:
             return "same_port"
         if known is not None and port.protected and self.ports[known].protected:
             return "protected"
-        outputs = [other for other in self._others(port, vlan) if known in (None, other.name)]
+        if known is not None:
+            outputs = [self.ports[known]]
+        else:
+            customer = vlan_in(tag_of(without_tag(frame))) if tag_of(frame) else 0
+            outputs = [each for each in self._others(port, vlan) if each.carries_customer(customer)]
         for other in outputs:
-            self._send(other, with_vlan(frame, vlan) if other.leaves_tagged(vlan) else without_tag(frame))
+            self._send(other, other.form(frame, vlan))
         return None if outputs else "no_destination"
 
     def _others(self, port: NaivePort, vlan: int) -> list[NaivePort]:

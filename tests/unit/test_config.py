@@ -142,7 +142,8 @@ CASES = {
     "unknown port key": (
         port("tags = 5"),
         "bridge.br0.port.vm1.tags: unknown key 'tags'; did you mean tag? "
-        "(known: type, vlan_mode, tag, trunks, mtu, ofport, protected, ingress_policing_rate, "
+        "(known: type, vlan_mode, tag, trunks, cvlans, qinq_ethtype, priority_tags, mtu, ofport, protected, "
+        "ingress_policing_rate, "
         "ingress_policing_burst, "
         "ingress_policing_kpkts_rate, ingress_policing_kpkts_burst, keep, offloads)",
     ),
@@ -164,7 +165,7 @@ CASES = {
     "unknown mode": (
         port('vlan_mode = "hybrid"'),
         'bridge.br0.port.vm1.vlan_mode: "hybrid" is wrong: '
-        'must be one of "access", "trunk", "native-tagged", "native-untagged"',
+        'must be one of "access", "trunk", "native-tagged", "native-untagged", "dot1q-tunnel"',
     ),
     "unknown type": (
         port("", kind="tup"),
@@ -216,8 +217,16 @@ CASES = {
     ),
     "access with trunks": (
         port('vlan_mode = "access"\ntag = 5\ntrunks = [6]'),
-        "bridge.br0.port.vm1.trunks: [6] is wrong: an access port carries only its tag; "
+        "bridge.br0.port.vm1.trunks: [6] is wrong: such a port carries only its tag; "
         "leave trunks out or change vlan_mode",
+    ),
+    "customers' VLANs at a trunk": (
+        port("trunks = [6]\ncvlans = [7]"),
+        'bridge.br0.port.vm1.cvlans: [7] is wrong: only vlan_mode = "dot1q-tunnel" has VLANs of a customer',
+    ),
+    "customer without tag": (
+        port('vlan_mode = "dot1q-tunnel"'),
+        'bridge.br0.port.vm1.tag: is missing: vlan_mode = "dot1q-tunnel" needs it (an integer from 1 to 4094)',
     ),
     "trunk with tag": (
         port('vlan_mode = "trunk"\ntag = 5'),
