@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from penstock.engine.engine import Engine
+from penstock.engine.log_file import reopen_at_signal
 from penstock.engine.server import Server
 from penstock.engine.warm import warm
 from penstock.machine import cache_is_warm
@@ -35,6 +36,7 @@ def main() -> int:
         logging.error("%s", error)
         return 1
     server = Server(engine, options.rundir)
+    reopen_at_signal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: server.stop())
     server.serve()

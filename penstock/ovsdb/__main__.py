@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from penstock.engine.client import EngineClient
+from penstock.engine.log_file import reopen_at_signal
 from penstock.openflow.process import serve
 from penstock.ovsdb.appctl.commands import Switch
 from penstock.ovsdb.appctl.server import Unixctl
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--unixctl", type=Path, help="where ovs-appctl finds it")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s control: %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    reopen_at_signal()
     source = Source(arguments.rundir, EngineSettings())
 
     async def follow(control: Control) -> None:

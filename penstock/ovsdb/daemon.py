@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from penstock.engine.log_file import log_to
 from penstock.ovsdb.owner import Owner
 from penstock.switch.rundir import RundirError
 
@@ -47,7 +48,7 @@ def main() -> None:
     log = _file(arguments.log_file, Path(os.environ.get("OVS_LOGDIR", LOGDIR)), "log")
     front = _detach() if arguments.detach else None
     if log is not None:
-        _redirect(log)
+        log_to(log)
     own = arguments.unixctl or f"{NAME}.{os.getpid()}.ctl"
     unixctl = None if own == "none" else rundir / own
     owner = None
@@ -87,14 +88,6 @@ def _write_pidfile(path: Path) -> None:
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     made.rename(path)
-
-
-def _redirect(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 class Front:

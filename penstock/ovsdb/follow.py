@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from penstock.engine.client import EngineError, EngineGone
 from penstock.openflow.agent import Agent
 from penstock.ovsdb.database import Cell, Database
+from penstock.ovsdb.devices import GUEST, Devices, far_end
 from penstock.ovsdb.publish import applied, controllers, describe, publish
 from penstock.ovsdb.rows import Snapshot
 from penstock.ovsdb.translate import Translator, Wanted
@@ -62,6 +62,10 @@ class Follower:
         self._all_told = 0.0
         self._changed = asyncio.Event()
         self._has_failed = False
+        self._devices = Devices()
+        self._asked_of: set[str] = set()  # ports that these were about:
+        self._drivers: dict[str, dict[str, int]] = {}
+        self._tunnels: list[dict[str, Any]] = []
         self._database = Database(remote, asyncio.get_running_loop(), self._take, self._fail)
 
     def _take(self, snapshot: Snapshot) -> None:
@@ -86,6 +90,7 @@ class Follower:
                     await self._turn(self._snapshot)
         finally:
             await asyncio.to_thread(self._database.stop)
+            self._devices.close()
 
     async def _turn(self, snapshot: Snapshot) -> None:
         """Bring the engine to a snapshot, if that is new, and tell how things are."""
@@ -116,10 +121,21 @@ class Follower:
         assert isinstance(agent, Agent)
         ids = {name: host.datapath_id for name, host in agent.hosts.items()}
         errors = self._source.wanted.interface_errors | failures
-        indices = {name: index for index, name in socket.if_nameindex()}
+        if states.keys() != self._asked_of or time.monotonic() - self._all_told >= TELL_ALL_SECONDS:
+            await self._ask_of_others(states)
+        details = self._devices.details(states, self._drivers, self._tunnels)
         connections = {name: host.describe_connections() for name, host in agent.hosts.items()}
-        interfaces = publish(snapshot, states, errors, counters, ids, indices)
+        interfaces = publish(snapshot, states, errors, counters, ids, details)
         return describe(snapshot) | interfaces | controllers(snapshot, connections) | applied(snapshot)
+
+    async def _ask_of_others(self, states: Mapping[str, PortState]) -> None:
+        """Ask the engine of what is behind ports that have no device, if there are such. Tunnels may be thousands."""
+        call = self._control.link.call
+        has_guests = any(state.spec.kind == GUEST for state in states.values())
+        self._drivers = await call(lambda client: client.driver_stats()) if has_guests else {}
+        has_tunnels = any(far_end(state.spec) for state in states.values())
+        self._tunnels = await call(lambda client: client.tunnels()) if has_tunnels else []
+        self._asked_of = set(states)
 
     def _write(self, cells: Mapping[Cell, Any]) -> None:
         """Write what differs from what was written last, and everything now and then."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from penstock import __version__
+from penstock.engine.log_file import ignore_signal, reopen_at_signal
 from penstock.ovsdb.ownership import SOCKET, receive, send
-from penstock.switch.ending import catch_signals
+from penstock.switch.ending import catch_signals, is_end
 from penstock.switch.rundir import RundirError, make_rundir
 
 LISTEN_SECONDS = 30.0
@@ -39,6 +40,7 @@ class Owner:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Path | None = None
         self._signals = catch_signals()
+        reopen_at_signal()
         make_rundir(rundir)
         answer = self._join() or self._begin()
         if "joined" not in answer:
@@ -57,11 +59,10 @@ class Owner:
         while code is None:
             for ready in select.select([self._connection, self._signals], [], [])[0]:
                 if ready is self._signals:
-                    self._signals.recv(64)
-                    if not stopping:
+                    if not stopping and is_end(self._signals):
+                        stopping = True
                         with suppress(OSError):  # it is ending by itself
                             send(self._connection, stop=True)
-                    stopping = True
                     continue
                 message = receive(self._connection)
                 if message.get("ready") and not self._ready:
@@ -116,7 +117,13 @@ class Owner:
         if self._wanted_unixctl is not None:
             command += ["--unixctl", str(self._wanted_unixctl)]
         # In a session of its own, so that what ends this process ends that one only when it is told.
-        self._process = subprocess.Popen(command, pass_fds=(theirs,), stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=(theirs,),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=ignore_signal,
+        )
         os.close(theirs)
         deadline = time.monotonic() + LISTEN_SECONDS
         while (connection := self._connect()) is None:

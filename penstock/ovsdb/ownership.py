@@ -10,6 +10,7 @@ after ORPHAN_SECONDS unless another daemon has come.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -17,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from penstock.engine.log_file import SIGNAL
 from penstock.switch.supervisor import Supervisor
 
 SOCKET = "owner.sock"
@@ -73,6 +75,12 @@ class Ownership:
                 send(self._owner, ready=True)
             except OSError:
                 self._lose()
+
+    def reopen_log(self) -> None:
+        """The log file was opened anew: have the daemon do so."""
+        if self._owner is not None:
+            with suppress(ProcessLookupError):  # it is seen soon that it is gone
+                os.kill(self._owner_pid, SIGNAL)
 
     def end(self, code: int) -> None:
         """The switch has ended."""

@@ -27,32 +27,45 @@ UNBUILT = {
     "Bridge": [
         "mirrors", "netflow", "sflow", "ipfix", "stp_enable", "rstp_enable", "mcast_snooping_enable",
     ],
-    "Port": ["qos", "cvlans", "lacp"],
+    "Port": ["qos", "lacp"],
     "Interface": ["cfm_mpid"],
 }  # fmt: skip
 POLICING = [POLICING_PREFIX + each.name for each in fields(Policing)]
 # Columns that are read or written, by table.
 COLUMNS = {
-    "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version", "iface_types", "datapath_types", "ssl"],
+    "Open_vSwitch": [
+        "bridges", "next_cfg", "cur_cfg", "ovs_version", "iface_types", "datapath_types", "ssl", "datapaths",
+    ],
+    "Datapath": ["capabilities"],
     "Bridge": [
         "name", "ports", "controller", "protocols", "fail_mode", "other_config", "datapath_id", "datapath_version",
         "flow_tables", "flood_vlans", *UNBUILT["Bridge"],
     ],
-    "Port": ["name", "interfaces", "tag", "trunks", "vlan_mode", "protected", *UNBUILT["Port"]],
+    "Port": [
+        "name", "interfaces", "tag", "trunks", "vlan_mode", "protected", "cvlans", "other_config", *UNBUILT["Port"],
+    ],
     "Flow_Table": ["flow_limit", "overflow_policy", "groups"],
-    "SSL": ["private_key", "certificate", "ca_cert"],
+    "SSL": ["private_key", "certificate", "ca_cert", "bootstrap_ca_cert"],
     "Interface": [
         "name", "type", "options", "ofport", "ofport_request", "mtu_request", "mac", "mac_in_use", "mtu", "admin_state",
-        "link_state", "error", "statistics", "ifindex", *POLICING, *UNBUILT["Interface"],
+        "link_state", "link_speed", "duplex", "status", "error", "statistics", "ifindex", *POLICING,
+        *UNBUILT["Interface"],
     ],
     "Controller": [
         "target", "max_backoff", "inactivity_probe", "controller_rate_limit", "controller_burst_limit",
-        "is_connected", "role", "status",
+        "connection_mode", "is_connected", "role", "status",
     ],
 }  # fmt: skip
 
 # Schemas differ: an older one may lack these.
-_MAY_LACK = {"protected", *POLICING, *(name for columns in UNBUILT.values() for name in columns)}
+_MAY_LACK = {
+    "protected",
+    "cvlans",
+    "datapaths",
+    "capabilities",
+    *POLICING,
+    *(name for columns in UNBUILT.values() for name in columns),
+}
 
 
 class Replica(Idl):  # type: ignore[misc]
@@ -78,9 +91,12 @@ class Replica(Idl):  # type: ignore[misc]
         for row in self.tables["Open_vSwitch"].rows.values():
             bridges = tuple(self._bridge(each) for each in sorted(row.bridges, key=lambda each: str(each.name)))
             found = _one(row.ssl)
-            ssl = None if found is None else SslRow(found.private_key, found.certificate, found.ca_cert)
+            ssl = None
+            if found is not None:
+                ssl = SslRow(found.private_key, found.certificate, found.ca_cert, found.bootstrap_ca_cert)
             self._touched.clear()
-            return Snapshot(row.uuid, int(row.next_cfg), bridges, ssl)
+            datapaths = tuple(sorted(each.uuid for each in getattr(row, "datapaths", {}).values()))
+            return Snapshot(row.uuid, int(row.next_cfg), bridges, ssl, datapaths)
         return None
 
     def _known(self, row: Any) -> Any:
@@ -113,7 +129,8 @@ class Replica(Idl):  # type: ignore[misc]
         interfaces = tuple(_interface(each) for each in row.interfaces)
         port = PortRow(
             row.uuid, row.name, interfaces, _one(row.tag), tuple(row.trunks), _one(row.vlan_mode),
-            getattr(row, "protected", False), _unbuilt("Port", row),
+            getattr(row, "protected", False), tuple(getattr(row, "cvlans", ())), dict(row.other_config),
+            _unbuilt("Port", row),
         )  # fmt: skip
         self._read[row.uuid] = row, tuple(each.uuid for each in interfaces), port
         return port
@@ -141,5 +158,5 @@ def _interface(row: Any) -> InterfaceRow:
 def _controller(row: Any) -> ControllerRow:
     return ControllerRow(
         row.uuid, row.target, _one(row.max_backoff), _one(row.inactivity_probe), _one(row.controller_rate_limit),
-        _one(row.controller_burst_limit),
+        _one(row.controller_burst_limit), _one(row.connection_mode),
     )  # fmt: skip

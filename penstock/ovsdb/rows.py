@@ -33,6 +33,8 @@ class PortRow:
     trunks: tuple[int, ...] = ()
     vlan_mode: str | None = None
     protected: bool = False
+    cvlans: tuple[int, ...] = ()
+    other_config: dict[str, str] = field(default_factory=dict)
     unbuilt: tuple[str, ...] = ()
 
 
@@ -46,6 +48,7 @@ class ControllerRow:
     inactivity_probe: int | None = None
     rate_limit: int | None = None
     burst_limit: int | None = None
+    connection_mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class SslRow:
     private_key: str = ""
     certificate: str = ""
     ca_cert: str = ""
+    bootstrap: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,10 @@ class BridgeRow:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The database; ``uuid`` is that of the row of Open_vSwitch."""
+    """The database; ``uuid`` is that of the row of Open_vSwitch, ``datapaths`` are those of rows of Datapath."""
 
     uuid: UUID
     next_cfg: int = 0
     bridges: tuple[BridgeRow, ...] = ()
     ssl: SslRow | None = None
+    datapaths: tuple[UUID, ...] = ()

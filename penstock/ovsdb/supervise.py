@@ -37,6 +37,7 @@ def main() -> int:
     ownership = Ownership(supervisor, options.identity, options.unixctl, options.patience)
     supervisor.on_start = ownership.listen
     supervisor.on_ready = ownership.tell_ready
+    supervisor.on_reopen = ownership.reopen_log
     try:
         code = supervisor.run()
     except (RundirError, OSError) as error:

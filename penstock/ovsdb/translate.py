@@ -6,10 +6,10 @@ A value that is wrong concerns its row alone: the rest of the database is follow
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from penstock.config.errors import Problem
@@ -17,7 +17,7 @@ from penstock.config.schema import Setting, check_table, settings_of
 from penstock.config.tables import flow_table
 from penstock.ovsdb.rows import BridgeRow, InterfaceRow, PortRow, Snapshot, SslRow
 from penstock.ports import KINDS
-from penstock.ports.spec import POLICING_MAX, BridgeSpec, Policing, PortSpec, TableSpec, VlanConfig
+from penstock.ports.spec import POLICING_MAX, BridgeSpec, Policing, PortSpec, TableSpec, VlanConfig, VlanMode
 from penstock.switch.errors import unknown
 from penstock.switch.model import DesiredState
 from penstock.switch.settings import EngineSettings
@@ -26,7 +26,8 @@ VLAN_MAX = 4094
 OFPORT_MAX = 0xFEFF
 PROTOCOLS = ("OpenFlow10", "OpenFlow13")
 MILLISECONDS = 1000
-MODES = ("access", "trunk", "native-tagged", "native-untagged")
+MODES = get_args(VlanMode)
+PRIORITY_TAGS = ("if-nonzero", "true", "always")  # other_config:priority-tags of a port; all else is as never
 Options = tuple[str, dict[str, Any]]  # a kind of port, and its options
 _BRIDGE_SETTINGS = {
     "mac-aging-time": "mac_ageing",
@@ -133,8 +134,14 @@ def _holders(bridge: BridgeRow) -> dict[int, str]:
 
 def _unbuilt(snapshot: Snapshot) -> Iterator[str]:
     """A sentence for each column of a row that asks for what is not built yet."""
+    if snapshot.ssl is not None and snapshot.ssl.bootstrap:
+        yield "SSL: bootstrap_ca_cert is not built yet: the file that ca_cert names has to be there"
     for bridge in snapshot.bridges:
         yield from (f"bridge '{bridge.name}': {column} is not built yet" for column in bridge.unbuilt)
+        for controller in bridge.controllers:
+            if controller.connection_mode == "in-band":
+                target = controller.target
+                yield f"bridge '{bridge.name}': controller '{target}' is out-of-band: in-band is not built yet"
         for port in bridge.ports:
             yield from (f"port '{port.name}': {column} is not built yet" for column in port.unbuilt)
             for row in port.interfaces:
@@ -162,7 +169,9 @@ def _tables(row: BridgeRow, problems: list[Problem]) -> tuple[TableSpec, ...]:
 
 
 def _bridge(row: BridgeRow, ssl: SslRow | None, errors: dict[str, str]) -> BridgeSpec:
-    asked: dict[str, Any] = asdict(ssl) if ssl is not None else {}
+    asked: dict[str, Any] = {}
+    if ssl is not None:
+        asked = {"private_key": ssl.private_key, "certificate": ssl.certificate, "ca_cert": ssl.ca_cert}
     if row.controllers:
         asked["controllers"] = [controller.target for controller in row.controllers]
         first = row.controllers[0]
@@ -172,7 +181,7 @@ def _bridge(row: BridgeRow, ssl: SslRow | None, errors: dict[str, str]) -> Bridg
         asked |= {key: value for key, value in limits.items() if value is not None}
     if row.protocols:
         asked["protocols"] = [each for each in PROTOCOLS if each in row.protocols]
-    asked["flood_vlans"] = sorted({vlan for vlan in row.flood_vlans if 0 <= vlan <= VLAN_MAX})
+    asked["flood_vlans"] = _vlans(row.flood_vlans)
     if row.fail_mode is not None:
         asked["fail_mode"] = row.fail_mode
     texts = {_BRIDGE_SETTINGS[key]: text for key, text in row.other_config.items() if key in _BRIDGE_SETTINGS}
@@ -194,13 +203,25 @@ def _is_free(ofport: int, taken: set[int]) -> bool:
 
 
 def _vlan(row: PortRow) -> VlanConfig:
-    """Columns tag, trunks and vlan_mode. Raises ValueError."""
+    """The columns that say how a port takes part in VLANs. Raises ValueError."""
     if row.vlan_mode is not None and row.vlan_mode not in MODES:
-        raise ValueError(f"port '{row.name}': vlan_mode '{row.vlan_mode}' is not built yet")
+        raise ValueError(f"port '{row.name}': {unknown('vlan_mode', row.vlan_mode, MODES)}")
     mode = row.vlan_mode or ("access" if row.tag is not None else "trunk")
+    if mode == "dot1q-tunnel" and not row.tag:
+        raise ValueError(
+            f"port '{row.name}': vlan_mode dot1q-tunnel needs a tag from 1 to {VLAN_MAX}: the customer's VLAN"
+        )
     tag = None if mode == "trunk" else row.tag or 0
-    trunks = () if mode == "access" else tuple(sorted({vlan for vlan in row.trunks if 0 <= vlan <= VLAN_MAX}))
-    return VlanConfig(mode, tag, trunks)  # type: ignore[arg-type]
+    trunks = () if mode in ("access", "dot1q-tunnel") else _vlans(row.trunks)
+    cvlans = _vlans(row.cvlans) if mode == "dot1q-tunnel" else ()
+    service = "802.1q" if row.other_config.get("qinq-ethtype") == "802.1q" else "802.1ad"
+    priority_tags = row.other_config.get("priority-tags") in PRIORITY_TAGS
+    return VlanConfig(mode, tag, trunks, cvlans, service, priority_tags)  # type: ignore[arg-type]
+
+
+def _vlans(numbers: Iterable[int]) -> tuple[int, ...]:
+    """Those of some numbers that are VLANs."""
+    return tuple(sorted({vlan for vlan in numbers if 0 <= vlan <= VLAN_MAX}))
 
 
 def options_of(row: InterfaceRow, rundir: Path) -> Options:

@@ -53,7 +53,12 @@ class OpenVSwitch:
         return self._ask("ovs-vsctl", f"--db=unix:{self._database.socket}", "--timeout=20", *arguments)
 
     def appctl(self, *arguments: str) -> str:
-        return self._ask("ovs-appctl", "-t", str(self._control), *arguments)
+        return self._ask(*self.appctl_command, *arguments)
+
+    @property
+    def appctl_command(self) -> tuple[str, ...]:
+        """How ovs-appctl is run on it."""
+        return ("ovs-appctl", "-t", str(self._control))
 
     def ofctl(self, command: str, *arguments: str) -> str:
         return self._ask("ovs-ofctl", command, f"unix:{self.directory / 'br0.mgmt'}", *arguments)

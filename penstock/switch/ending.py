@@ -7,6 +7,8 @@ import select
 import signal
 import socket
 
+END = {signal.SIGTERM, signal.SIGINT}
+
 
 def end_process(pid: int, seconds: float) -> bool:
     """Send SIGTERM and wait for the end; False if there is no such process. Raises PermissionError or TimeoutError."""
@@ -26,10 +28,15 @@ def end_process(pid: int, seconds: float) -> bool:
 
 
 def catch_signals() -> socket.socket:
-    """A socket that becomes readable when SIGTERM or SIGINT comes, and the signal's number can be read from it."""
+    """A socket that becomes readable when a signal comes: ask ``is_end`` then."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.detach())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in END:
         signal.signal(number, lambda _number, _frame: None)
     return ours
+
+
+def is_end(signals: socket.socket) -> bool:
+    """Whether one of the signals that have come is to end this process."""
+    return not END.isdisjoint(signals.recv(64))

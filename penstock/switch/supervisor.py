@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.engine.fdstore import ENVIRONMENT as FDSTORE_VARIABLE
-from penstock.switch.ending import catch_signals
+from penstock.engine.log_file import SIGNAL, ignore_signal, reopen_log
+from penstock.switch.ending import catch_signals, is_end
 from penstock.switch.fd_keeper import FdKeeper
 from penstock.switch.rundir import ACCEPTED, LOCK, make_rundir, take_lock
 from penstock.switch.settings import EngineSettings
@@ -125,6 +126,7 @@ class Supervisor:
         self.stop_at: float | None = None  # monotonic: when it ends by itself
         self.on_start: Callable[[], None] = lambda: None  # called once, when the run directory is ours
         self.on_ready: Callable[[], None] = lambda: None  # called once, when the switch forwards
+        self.on_reopen: Callable[[], None] = lambda: None  # called when the log file was opened anew
         self._notify_read, self._notify_write = os.pipe()
         self._notified = b""
 
@@ -134,6 +136,7 @@ class Supervisor:
         lock = take_lock(self.rundir / LOCK, "penstock")
         (self.rundir / ACCEPTED).unlink(missing_ok=True)
         signals = catch_signals()
+        signal.signal(SIGNAL, lambda _number, _frame: self._reopen_log())
         self.watch(signals.fileno(), lambda: self._on_signal(signals))
         self.watch(self._notify_read, self._on_notify)
         try:
@@ -288,8 +291,16 @@ class Supervisor:
         print(f"ready: {_count(message['bridges'], 'bridge')}, {ports}, forwarding after {seconds:.1f} s", flush=True)
 
     def _on_signal(self, signals: socket.socket) -> None:
-        if {signal.SIGTERM, signal.SIGINT} & set(signals.recv(64)):
+        if is_end(signals):
             self.stopping = True
+
+    def _reopen_log(self) -> None:
+        """Open the log file anew, and have all others do so."""
+        reopen_log()
+        for child in (self.engine, self.spare, self.control):
+            if child.process is not None:
+                child.process.send_signal(SIGNAL)
+        self.on_reopen()
 
     def _stop_children(self) -> None:
         """Stop control before the engine, so that it does not try to bring back what goes away."""
@@ -319,13 +330,16 @@ def control_command(rundir: Path, config: Path) -> list[str]:
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:
-    """What a child does before it becomes its program: ask to be stopped should the supervisor be killed."""
+    """What a child does before it becomes its program: ask to be stopped should the supervisor be killed, and ignore
+    the signal for the log file until its program knows what to do about it.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def arrange() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
+        ignore_signal()
 
     return arrange
 

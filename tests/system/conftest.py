@@ -11,8 +11,8 @@ from tests.system.lab import Lab
 
 # They measure times, or have virtual machines: nothing else runs beside them.
 ALONE = {
-    "test_demo", "test_migration", "test_restarts", "test_testpmd", "test_traffic", "test_vhost_restarts",
-    "test_virtio_user", "test_vm",
+    "test_demo", "test_migration", "test_ovsdb_load", "test_restarts", "test_testpmd", "test_traffic",
+    "test_vhost_restarts", "test_virtio_user", "test_vm",
 }  # fmt: skip
 
 

@@ -5,11 +5,13 @@ Ports are "p1" to "p4" and "local", the bridge's own; MAC and IP addresses end i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from scapy.compat import raw
+from scapy.contrib.geneve import GENEVE
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert
 from scapy.layers.inet6 import (
@@ -20,14 +22,21 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
 )
-from scapy.layers.l2 import ARP, LLC, STP, Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import ARP, GRE, LLC, STP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 STATIONS = ("p1", "p2", "p3", "p4")
 LOCAL = "local"
 PORTS = (*STATIONS, LOCAL)
 MARKER_TYPE = 0x88B6  # for local experiments (IEEE 802)
+MARKER = re.compile(rb"\xff{6}.{6}" + MARKER_TYPE.to_bytes(2, "big") + rb"(\d+)\0", re.DOTALL)
+IPV4, UDP_PROTOCOL = b"\x08\x00", 17
+TUNNEL_PORTS = {port.to_bytes(2, "big") for port in (4789, 6081)}
+# For scripts with a tunnel: addresses of the bridge that its packets leave by, and of the far end.
+NEAR_MAC, FAR_MAC = "06:00:00:00:00:aa", "06:00:00:00:00:bb"
+NEAR, FAR, KEY = "10.1.0.1", "10.1.0.2", 7
 
 
 def mac(port: str) -> str:
@@ -63,9 +72,16 @@ def marker(port: str, number: int) -> bytes:
 
 
 def marker_of(frame: bytes) -> int | None:
-    if frame[12:14] != MARKER_TYPE.to_bytes(2, "big"):
-        return None
-    return int(frame[14:].rstrip(b"\0"))
+    """The number of a marker, also of one that a tunnel carries."""
+    found = MARKER.search(frame)
+    return int(found.group(1)) if found else None
+
+
+def as_compared(frame: bytes) -> bytes:
+    """A frame without what a tunnel's sender is free to choose: the UDP source port (RFC 7348, 5)."""
+    if frame[12:14] == IPV4 and frame[23] == UDP_PROTOCOL and frame[36:38] in TUNNEL_PORTS:
+        return frame[:34] + bytes(2) + frame[36:]
+    return frame
 
 
 def _finished(packet: Packet, text: bytes) -> bytes:
@@ -128,6 +144,13 @@ def _packets(port: str) -> Iterator[tuple[str, Packet]]:
     yield "ipv6 fragment", ether() / ip6 / IPv6ExtHdrFragment(id=9, offset=4, nh=17)
     solicit = ICMPv6ND_NS(tgt=f"fd00::{peer}") / ICMPv6NDOptSrcLLAddr(lladdr=mac(port))
     yield "neighbour solicitation", ether(f"33:33:ff:00:00:0{peer}") / IPv6(src=ip6.src, dst="ff02::1:ff00:2") / solicit
+    inner = ether("02:00:00:00:00:99") / ip / udp
+    outer = Ether(src=FAR_MAC, dst=NEAR_MAC) / IP(src=FAR, dst=NEAR, id=0, flags="DF")
+    yield "from gre", outer / GRE(proto=0x6558, key_present=1, key=KEY) / inner
+    yield "from gre without key", outer / GRE(proto=0x6558) / inner
+    yield "from vxlan", outer / UDP(sport=50000, dport=4789, chksum=0) / VXLAN(vni=KEY, flags=8) / inner
+    yield "from vxlan of another key", outer / UDP(sport=50000, dport=4789, chksum=0) / VXLAN(vni=8, flags=8) / inner
+    yield "from geneve", outer / UDP(sport=50000, dport=6081, chksum=0) / GENEVE(vni=KEY) / inner
     yield "mpls", ether(type=0x8847) / MPLS(label=100, s=1, ttl=64) / ip / udp
     yield "mpls 2", ether(type=0x8847) / MPLS(label=100, s=0, ttl=9) / MPLS(label=200, s=1, ttl=8) / ip / udp
     yield "lldp", ether("01:80:c2:00:00:0e", type=0x88CC)

@@ -9,6 +9,7 @@ import select
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,17 @@ from penstock.demo.hosts import Host, cable
 from penstock.peers.ovs import OpenVSwitch
 from tests.system.frames import Wire
 from tests.system.ofctl import Ofctl
-from tests.system.script_frames import LOCAL, MARKER_TYPE, STATIONS, frames, mac, marker, marker_of, token_of
+from tests.system.script_frames import (
+    LOCAL,
+    MARKER_TYPE,
+    STATIONS,
+    as_compared,
+    frames,
+    mac,
+    marker,
+    marker_of,
+    token_of,
+)
 from tests.system.vswitchd import Daemon
 
 BOTH = ("-O", "OpenFlow10,OpenFlow13")
@@ -35,12 +46,16 @@ class Outcome:
 
 
 class Site:
-    """A switch with its hosts. `host` is its namespace, `directory` has its sockets."""
+    """A switch with its hosts. `host` is its namespace, `directory` has its sockets; `appctl` runs ovs-appctl on it."""
 
-    def __init__(self, name: str, host: Host, directory: Path) -> None:
+    def __init__(self, name: str, host: Host, directory: Path, appctl: Sequence[str]) -> None:
         self.name, self.host, self.directory = name, host, directory
         self.ofctl = Ofctl(directory)
-        self._environment = os.environ | {"OVS_RUNDIR": str(directory)}
+        self._environment = os.environ | {
+            "OVS_RUNDIR": str(directory),
+            "IN": " ".join(host.command()),  # before a command that is for the switch's host
+            "APPCTL": " ".join(appctl),
+        }
         self._stations: list[Host] = []
         self._wires: dict[str, Wire] = {}
         self._marker = 0
@@ -144,7 +159,7 @@ class Site:
                         markers.add(number)
                     else:
                         sent = token_of(frame)
-                        outcome.frames.get(sent, outcome.strangers)[port, frame] += 1  # type: ignore[arg-type]
+                        outcome.frames.get(sent, outcome.strangers)[port, as_compared(frame)] += 1  # type: ignore[arg-type]
         return markers
 
     def _run(self, *words: str) -> str:
@@ -156,7 +171,7 @@ class Site:
 class PenstockSite(Site):
     def __init__(self, directory: Path) -> None:
         self._daemon = Daemon(directory)
-        super().__init__("Penstock", self._daemon.host, directory)
+        super().__init__("Penstock", self._daemon.host, directory, ["ovs-appctl"])
 
     def close(self) -> None:
         super().close()
@@ -168,7 +183,7 @@ class OvsSite(Site):
         host = Host("openvswitch")
         self._ovs = OpenVSwitch(host, directory)
         self._ovs.vsctl("del-br", "br0")
-        super().__init__("Open vSwitch", host, directory)
+        super().__init__("Open vSwitch", host, directory, self._ovs.appctl_command)
 
     def forget(self) -> None:
         self._ovs.appctl("revalidator/purge")

@@ -183,6 +183,22 @@ def test_the_log(appctl: Appctl) -> None:
     assert "is no level" in appctl.refused("vlog/set", "nosuch:dbg")
 
 
+def test_the_log_is_rotated(site: Site, appctl: Appctl) -> None:
+    """Every process writes to the new file, so that the old one can be compressed."""
+    log = site.daemon.directory / "ovs-vswitchd.log"
+    log.rename(log.with_suffix(".log.1"))
+    appctl("vlog/reopen")
+    pids = [site.daemon.pid, site.daemon.supervisor, *map(site.daemon.child, ("penstock.ovsdb", "penstock.engine"))]
+
+    def writes_to(pid: int) -> set[str]:
+        return {str(Path(f"/proc/{pid}/fd/{descriptor}").readlink()) for descriptor in (1, 2)}
+
+    eventually("all to write there", lambda: all(writes_to(pid) == {str(log)} for pid in pids))
+    site.daemon.try_vsctl("add-port", "br0", "nosuch")
+    eventually("something to be said", lambda: "nosuch" in log.read_text())
+    site.daemon.vsctl("del-port", "nosuch")
+
+
 def test_routes_and_neighbours(site: Site, appctl: Appctl) -> None:
     site.daemon.host.assign("br0", "10.7.0.1/24")
     assert "10.7.0.0/24 dev br0 SRC 10.7.0.1" in appctl("ovs/route/show")
@@ -210,6 +226,15 @@ def test_dummy_ports_receive_what_they_are_told(site: Site, appctl: Appctl) -> N
     assert "02:00:00:00:00:01" in appctl("fdb/show", "br0")
     assert "no such interface of type dummy" in appctl.refused("netdev-dummy/receive", "one", ICMP)
     assert "neither a packet in hex nor a flow" in appctl.refused("netdev-dummy/receive", "dum", "xyz")
+    assert appctl("netdev-dummy/set-admin-state", "dum", "down") == "OK\n"
+    assert "PORT_DOWN" in site.daemon.ofctl("show", "br0")
+    appctl("netdev-dummy/receive", "dum", "dl_src=02:00:00:00:00:79,dl_dst=02:00:00:00:00:78")
+    eventually("it to be dropped", lambda: int(appctl("coverage/read-counter", "drop_not_received")) > 0)
+    assert "02:00:00:00:00:79" not in appctl("fdb/show", "br0")
+    appctl("netdev-dummy/set-admin-state", "up")
+    assert "PORT_DOWN" not in site.daemon.ofctl("show", "br0")
+    assert "Invalid Admin State" in appctl.refused("netdev-dummy/set-admin-state", "dum", "left")
+    assert "Unknown Dummy Interface" in appctl.refused("netdev-dummy/set-admin-state", "one", "up")
     site.daemon.vsctl("del-port", "dum")
 
 

@@ -61,6 +61,38 @@ def test_ports_are_added_told_of_and_removed(daemon: Daemon, pair: tuple[Host, H
     eventually("counters", lambda: "rx_packets" in daemon.vsctl("get", "interface", "two", "statistics"))
 
 
+def test_devices_are_told_of(daemon: Daemon, pair: tuple[Host, Host]) -> None:
+    """As the kernel knows them, and the virtual machine and the tunnel that have none."""
+
+    def column(name: str, column: str) -> str:
+        return daemon.vsctl("get", "interface", name, column)
+
+    eventually("the driver", lambda: "driver_name=veth" in column("one", "status"))
+    assert (column("one", "link_speed"), column("one", "duplex")) == ("10000000000", "full")
+    assert "driver_name=tun" in column("br0", "status")
+    daemon.host.run("ip", "link", "set", "one", "down")
+    eventually("it to be down", lambda: column("one", "admin_state") == "down")
+    assert column("one", "link_state") == "down"
+    daemon.host.run("ip", "link", "set", "one", "up")
+    eventually("it to be up", lambda: column("one", "admin_state") == column("one", "link_state") == "up")
+    daemon.host.assign("br0", "192.168.0.9/24")
+    vxlan = ("add-port", "br0", "vx", "--", "set", "interface", "vx", "type=vxlan", "options:remote_ip=192.168.0.2")
+    guest = ("add-port", "br0", "vm", "--", "set", "interface", "vm", "type=dpdkvhostuser")
+    daemon.vsctl(*vxlan, "--", *guest)
+    told = "{tunnel_egress_iface=br0, tunnel_egress_iface_carrier=up}"
+    eventually("where the tunnel's packets leave", lambda: column("vx", "status") == told, 10)
+    assert "status=disconnected" in column("vm", "status")
+    daemon.vsctl("del-port", "vx", "--", "del-port", "vm")
+
+
+def test_capabilities_are_told(daemon: Daemon) -> None:
+    make = ("--", "--id=@d", "create", "datapath", 'datapath_version="0"')
+    daemon.vsctl("set", "open", ".", "datapaths:netdev=@d", *make)
+    assert "tnl_push_pop=true" in daemon.vsctl("list-dp-cap", "netdev")
+    assert "ct_state=false" in daemon.vsctl("list-dp-cap", "netdev")
+    daemon.vsctl("clear", "open", ".", "datapaths")
+
+
 def test_flows_by_ovs_ofctl(daemon: Daemon, pair: tuple[Host, Host]) -> None:
     one, _two = pair
     daemon.ofctl(*OF13, "del-flows", "br0")
@@ -77,6 +109,7 @@ WRONG = (
     ("no2", ("type=nosuch",), "unknown type 'nosuch'"),
     ("no3", ("type=patch",), "options:peer is missing"),
     ("no4", ("type=vxlan", "options:remote_ip=10.0.0.300"), "options:remote_ip"),
+    ("no5", ("type=tap", "--", "set", "port", "no5", "vlan_mode=dot1q-tunnel"), "needs a tag"),
 )
 
 
@@ -235,7 +268,7 @@ def test_a_daemon_killed_and_started_again_is_not_noticed(daemon: Daemon, pair: 
     assert daemon.child("penstock.engine") == engine
     assert "priority=7,icmp" in daemon.ofctl("dump-flows", "br0")
     assert [daemon.vsctl("get", "interface", name, "ofport") for name in ("one", "two")] == ["1", "2"]
-    environment = {**os.environ, "OVS_RUNDIR": str(daemon.directory)}
+    environment = daemon.database.environment
     version = subprocess.run(["ovs-appctl", "version"], env=environment, text=True, capture_output=True, timeout=20)
     assert (version.returncode, version.stderr) == (0, "")
     assert daemon.start().returncode == 1

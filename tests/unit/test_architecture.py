@@ -44,6 +44,7 @@ ENTRY_RANK = RANKS["cli"]
 # Flow tables are written by the control process itself, in memory that it shares with the workers.
 ENGINE_SEEN_FROM_ABOVE = {
     "client", "frames", "fdstore", "warm", "errors", "flow_region", "flow_tables", "group_tables", "tlv_map",
+    "log_file",
 }  # fmt: skip
 # What lies below the engine is seen from above only as declarations.
 SEEN_FROM_ABOVE = {

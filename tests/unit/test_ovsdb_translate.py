@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.ovsdb import publish as published
+from penstock.ovsdb.devices import Detail, Device
 from penstock.ovsdb.publish import applied, publish
 from penstock.ovsdb.rows import BridgeRow, ControllerRow, FlowTableRow, InterfaceRow, PortRow, Snapshot, SslRow
 from penstock.ovsdb.translate import Translator, Wanted, type_of
@@ -96,6 +97,20 @@ VLANS = (
     ({"tag": 7, "vlan_mode": "trunk", "trunks": (8,)}, VlanConfig("trunk", None, (8,))),
     ({"tag": 7, "vlan_mode": "native-untagged", "trunks": (8,)}, VlanConfig("native-untagged", 7, (8,))),
     ({"vlan_mode": "native-tagged"}, VlanConfig("native-tagged", 0)),
+    ({"tag": 7, "vlan_mode": "dot1q-tunnel", "trunks": (8,)}, VlanConfig("dot1q-tunnel", 7)),
+    (
+        {
+            "tag": 7,
+            "vlan_mode": "dot1q-tunnel",
+            "cvlans": (9, 8, 4095),
+            "other_config": {"qinq-ethtype": "802.1q", "priority-tags": "true"},
+        },
+        VlanConfig("dot1q-tunnel", 7, (), (8, 9), "802.1q", True),
+    ),
+    (
+        {"tag": 7, "cvlans": (9,), "other_config": {"qinq-ethtype": "nosuch", "priority-tags": "always"}},
+        VlanConfig("access", 7, priority_tags=True),
+    ),
 )
 
 
@@ -104,12 +119,14 @@ def test_vlans(columns: dict[str, Any], expected: VlanConfig) -> None:
     assert translate(snapshot(port(interface("p", "tap"), **columns))).state.ports["p"].vlan == expected
 
 
-def test_what_is_not_built_yet_is_told() -> None:
-    tunnel = port(interface("p", "tap"), vlan_mode="dot1q-tunnel", tag=7)
+def test_wrong_ports_are_told() -> None:
+    tunnel = port(interface("p", "tap"), vlan_mode="dot1q-tunnel")
+    unknown = port(interface("q", "tap"), vlan_mode="nosuch")
     bond = PortRow(uuid4(), "bond", (interface("a"), interface("b")))
-    errors = translate(snapshot(tunnel, bond)).interface_errors
+    errors = translate(snapshot(tunnel, unknown, bond)).interface_errors
+    assert errors.pop("q").startswith("port 'q': unknown vlan_mode 'nosuch'")
     assert errors == {
-        "p": "port 'p': vlan_mode 'dot1q-tunnel' is not built yet",
+        "p": "port 'p': vlan_mode dot1q-tunnel needs a tag from 1 to 4094: the customer's VLAN",
         "a": "port 'bond': bonds are not built yet",
         "b": "port 'bond': bonds are not built yet",
     }
@@ -202,10 +219,20 @@ def test_what_has_become_of_rows() -> None:
     given = snapshot(port(up), port(lost))
     spec = PortSpec("br0", "up", "tap")
     state = PortState(spec, 3, 0xFFFFFFFE, "up", "", "02:00:00:00:00:01", 1500, "up", 1, ())
+    device = Device(True, True, 10_000_000, "full", {"driver_name": "tun"})
+    details = {"up": Detail(9, device, device.status)}
     cells = publish(
-        given, {"up": state}, {"lost": "no such"}, {"up": {"rx_packets": 4, "other": 1}}, {"br0": 0xAB}, {"up": 9}
+        given, {"up": state}, {"lost": "no such"}, {"up": {"rx_packets": 4, "other": 1}}, {"br0": 0xAB}, details
     )
     assert cells["Interface", up.uuid, "ifindex"] == [9]
+    assert cells["Interface", up.uuid, "link_speed"] == [10_000_000]
+    assert cells["Interface", up.uuid, "duplex"] == ["full"]
+    assert cells["Interface", up.uuid, "status"] == {"driver_name": "tun"}
+    assert cells["Interface", up.uuid, "admin_state"] == ["up"]
+    assert cells["Interface", lost.uuid, "status"] == {}
+    assert {column for _, row, column in cells if row == lost.uuid} == {
+        column for _, row, column in cells if row == up.uuid
+    }
     assert cells["Interface", up.uuid, "ofport"] == [65534]
     assert cells["Interface", up.uuid, "mac_in_use"] == ["02:00:00:00:00:01"]
     assert cells["Interface", up.uuid, "statistics"] == {"rx_packets": 4}
@@ -218,8 +245,15 @@ def test_what_has_become_of_rows() -> None:
 
 def test_what_is_not_built_is_said_of_each_row() -> None:
     row = port(interface("p", "tap", unbuilt=("cfm_mpid",)), unbuilt=("qos",))
-    assert translate(snapshot(row, unbuilt=("mirrors",))).unbuilt == (
+    controllers = tuple(
+        ControllerRow(uuid4(), f"tcp:10.0.0.{number}", connection_mode=mode)
+        for number, mode in enumerate((None, "in-band", "out-of-band"))
+    )
+    given = snapshot(row, unbuilt=("mirrors",), controllers=controllers)
+    assert translate(replace(given, ssl=SslRow(bootstrap=True))).unbuilt == (
+        "SSL: bootstrap_ca_cert is not built yet: the file that ca_cert names has to be there",
         "bridge 'br0': mirrors is not built yet",
+        "bridge 'br0': controller 'tcp:10.0.0.1' is out-of-band: in-band is not built yet",
         "port 'p': qos is not built yet",
         "interface 'p': cfm_mpid is not built yet",
     )

@@ -8,6 +8,7 @@ from penstock.engine.client import CachedWay, EngineClient
 from penstock.openflow.compose import compose
 from penstock.openflow.host import BridgeHost
 from penstock.openflow.match import Match
+from penstock.openflow.ports import PORT_DOWN
 from penstock.openflow.text_match import TextError, parse_match, show_match
 from penstock.openflow.text_shown import show_instructions
 from penstock.ovsdb.appctl.commands import DATAPATH, CommandError, Switch, command
@@ -112,6 +113,23 @@ async def receive(switch: Switch, words: Sequence[str]) -> str:
     frames = [_frame(word, names) for word in words[1:]]
     await switch.call(lambda client: client.inject(words[0], frames))
     return ""
+
+
+@command("netdev-dummy/set-admin-state", "[netdev] up|down", 1, 2)
+async def set_admin_state(switch: Switch, words: Sequence[str]) -> str:
+    """Have one dummy port, or all, be up or down: one that is down neither receives nor sends (OFPPC_PORT_DOWN)."""
+    *names, state = words
+    if state not in ("up", "down"):
+        raise CommandError(f"Invalid Admin State '{state}': up or down")
+    specs = switch.control.desired.ports
+    if any(name not in specs or specs[name].kind != "dummy" for name in names):
+        raise CommandError("Unknown Dummy Interface")
+    for name in names or [name for name, spec in specs.items() if spec.kind == "dummy"]:
+        host = switch.bridge(specs[name].bridge)
+        port = next(port for port in host.ports.values() if port.name == name)
+        down = PORT_DOWN if state == "down" else 0
+        await host.set_port_config(port, port.config & ~PORT_DOWN | down)
+    return "OK"
 
 
 def _frame(word: str, names: dict[str, int]) -> bytes:

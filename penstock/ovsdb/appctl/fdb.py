@@ -31,13 +31,16 @@ async def flush(switch: Switch, words: Sequence[str]) -> str:
 
 @command("fdb/stats-show", "bridge", 1)
 async def stats_show(switch: Switch, words: Sequence[str]) -> str:
-    """How full the table is."""
+    """How full the table is, and what became of addresses."""
     name = switch.bridge(words[0]).spec.name
     entries, stats = await switch.call(lambda client: (client.fdb(name), client.fdb_stats(name)))
     rows = (
         ("Current/maximum MAC entries in the table", f"{len(entries)}/{stats['limit']}"),
         ("Current static MAC entries in the table ", sum(entry.static for entry in entries)),
+        ("Total number of learned MAC entries     ", stats["learned"]),
+        ("Total number of expired MAC entries     ", stats["expired"]),
         ("Total number of evicted MAC entries     ", stats["evicted"]),
+        ("Total number of port moved MAC entries  ", stats["moved"]),
         ("Addresses refused as the table was full ", stats["refused"]),
     )
     return "\n".join([f'Statistics for bridge "{name}":', *(f"  {text}: {value}" for text, value in rows)])

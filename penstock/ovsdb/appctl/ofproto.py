@@ -13,6 +13,7 @@ from penstock.openflow.verbs import FlowVerbs
 from penstock.ovsdb.appctl.commands import CommandError, Switch, command
 
 FLOW = re.compile(r"table (\d+): (.*?) ?actions=(.*)", re.DOTALL)
+GENERATE = ("-generate", "--generate")
 TABLE = re.compile(r"table (\d+): (.*)", re.DOTALL)
 
 
@@ -37,10 +38,14 @@ async def reconnect(switch: Switch, words: Sequence[str]) -> str:
     return ""
 
 
-@command("ofproto/trace", "bridge flow [packet]", 1, 3)
+@command("ofproto/trace", "bridge flow [-generate|packet]", 1, 4)
 async def trace(switch: Switch, words: Sequence[str]) -> str:
-    """The way of a packet that a flow describes, or of the bytes of one that comes in by the flow's in_port."""
-    if any(word.startswith("-") for word in words) or len(words) < 2:
+    """The way of a packet that a flow describes, or of the bytes of one that comes in by the flow's in_port.
+
+    Nothing is learned on the way, with -generate neither: a packet is made in any case.
+    """
+    words = [word for word in words if word not in GENERATE]
+    if any(word.startswith("-") for word in words) or not 2 <= len(words) <= 3:
         raise CommandError("ofproto/trace takes a bridge, a flow as ovs-ofctl writes it, and perhaps a packet in hex")
     host = switch.bridge(words[0])
     names_of, numbers = host.port_names()

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from penstock.engine.log_file import SIGNAL, reopen_log
 from penstock.ovsdb.appctl.commands import COMMANDS, CommandError, Switch, command
 from penstock.ovsdb.publish import VERSION
 from penstock.switch.status import SupervisorStatus
@@ -118,6 +119,17 @@ async def vlog_set(_switch: Switch, words: Sequence[str]) -> str:
     for modules, level in changes:
         for name in modules:
             logging.getLogger(name).setLevel(level)
+    return ""
+
+
+@command("vlog/reopen")
+async def vlog_reopen(switch: Switch, _words: Sequence[str]) -> str:
+    """Open the log file anew, in every process, as logrotate(8) asks for."""
+    if not reopen_log():
+        raise CommandError("there is no log file: start penstock-vswitchd with --log-file")
+    supervisor = SupervisorStatus.read(switch.control.rundir)
+    if supervisor is not None:
+        os.kill(supervisor.pid, SIGNAL)
     return ""
 
 
