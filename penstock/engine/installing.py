@@ -30,21 +30,27 @@ LOG = logging.getLogger("penstock.engine")
 def add_ports(engine: Engine, specs: Iterable[PortSpec]) -> list[str]:
     """Open ports and let them forward: for each what went wrong, or ""."""
     errors: list[str] = []
-    opened: list[OpenPort] = []
+    opened: dict[int, OpenPort] = {}
     try:
-        for spec in specs:
+        for place, spec in enumerate(specs):
             try:
-                opened.append(_open(engine, spec))
+                opened[place] = _open(engine, spec)
                 errors.append("")
             except EngineFault as error:
                 errors.append(str(error))
-        _publish(engine, opened)
+        unused = _show(engine, list(opened.values()))
+        # Not before: the first frame of a port goes to all the others.
+        for place, each in opened.items():
+            errors[place] = _serve(engine, each)
+        _publish(engine, list(opened.values()), unused)
     except BaseException:
         # Whatever went wrong, nothing half-made stays.
-        _uninstall(engine, opened)
+        _uninstall(engine, list(opened.values()))
         raise
-    for each in opened:
-        each.port.start()
+    _uninstall(engine, [each for place, each in opened.items() if errors[place]])
+    for place, each in opened.items():
+        if not errors[place]:
+            each.port.start()
     return errors
 
 
@@ -65,7 +71,7 @@ def remove_ports(engine: Engine, names: Iterable[str]) -> list[str]:
 
 
 def _open(engine: Engine, spec: PortSpec) -> OpenPort:
-    """A port with its queues, not shown to workers yet. Raises EngineFault."""
+    """A port with its queues, which no worker knows of yet. Raises EngineFault."""
     bridge, _ = engine.bridge(spec.bridge)
     check_name("port", spec.name)
     if spec.name in engine.ports:
@@ -111,7 +117,6 @@ def _install(engine: Engine, opened: OpenPort, bridge: int) -> None:
         row["rx"], row["release"], row["pending"], row["arm"] = each.rx, each.release, each.pending, each.arm
         row["ctx"], row["fd"], row["port"] = each.ctx, each.fd, number
         opened.rxqs.append(rxq)
-        engine.workers.deal(rxq)
 
 
 def _ofport(engine: Engine, spec: PortSpec, bridge: int) -> int:
@@ -126,18 +131,32 @@ def _ofport(engine: Engine, spec: PortSpec, bridge: int) -> int:
     return spec.ofport
 
 
-def _publish(engine: Engine, changed: Sequence[OpenPort]) -> None:
-    """Show workers queues and bridges as they are with or without these, and ports one another."""
-    if not changed:
-        return
+def _show(engine: Engine, changed: Sequence[OpenPort]) -> list[int]:
+    """Show workers bridges as they are with or without these ports, and ports one another: what is unused then."""
     unused = engine.publish_members({each.spec.bridge for each in changed})
-    if any(each.rxqs for each in changed):
-        unused += engine.workers.publish_lists()
-    engine.workers.quiesce()
-    for each in unused:
-        engine.arena.free(each)
     link_patches(engine.ports, engine.tables)
     engine.underlay.set_internal(host_devices(engine.ports))
+    return unused
+
+
+def _serve(engine: Engine, opened: OpenPort) -> str:
+    """Deal a port's queues to workers, which may be told of frames at once: what went wrong, or ""."""
+    try:
+        for rxq in opened.rxqs:
+            engine.workers.deal(rxq)
+    except OSError as error:
+        return naming(opened.spec.name, error)
+    return ""
+
+
+def _publish(engine: Engine, changed: Sequence[OpenPort], unused: list[int]) -> None:
+    """Have workers follow the lists of queues with or without those of these ports, and free what is unused then."""
+    if any(each.rxqs for each in changed):
+        unused += engine.workers.publish_lists()
+    if changed:
+        engine.workers.quiesce()
+    for each in unused:
+        engine.arena.free(each)
 
 
 def _uninstall(engine: Engine, going: Sequence[OpenPort]) -> None:
@@ -152,7 +171,7 @@ def _uninstall(engine: Engine, going: Sequence[OpenPort]) -> None:
             for rxq in opened.rxqs:
                 engine.workers.withdraw(rxq)
     if shown:
-        _publish(engine, shown)
+        _publish(engine, shown, _show(engine, shown))
         for opened in shown:
             bridge, _ = engine.bridge(opened.spec.bridge)
             fdb_expire(int(engine.tables.bridges[bridge]["fdb"]), FOREVER, opened.number, 0)

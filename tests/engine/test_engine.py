@@ -7,13 +7,17 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import pytest
+from scapy.layers.l2 import Ether
+from scapy.utils import wrpcap
 
 from penstock.engine.addresses import add_fdb
 from penstock.engine.engine import Engine
 from penstock.engine.frames import OUT_NORMAL, OUT_PORT, Out, read_packet_ins, read_records, write_packet_out
+from penstock.engine.installing import add_ports
 from penstock.engine.open_port import EngineFault
 from penstock.engine.warm import warm
 from penstock.machine import records
@@ -84,6 +88,27 @@ def vlans_in_sink(engine: Engine, name: str) -> set[int]:
     sink = int(records(DUMMY, dummy(engine, name).tx[0].ctx)[0]["sink"])
     frames = [ctypes.string_at(sink + slot * SINK_BYTES, 12) for slot in range(SINK_SLOTS)]
     return {each[10] for each in frames}
+
+
+def test_the_first_frame_of_a_port_goes_to_all_that_are_added_with_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port whose descriptor is readable at once, with others that take their time."""
+    engine.add_bridge(BridgeSpec("br0"))
+    frames = [frame(b"\xff" * 6, mac(1), number.to_bytes(46, "big")) for number in range(20)]
+    wrpcap(str(tmp_path / "in.pcap"), [Ether(each) for each in frames])
+    show = engine.publish_members
+
+    def show_late(names: Collection[str]) -> list[int]:
+        time.sleep(0.1)
+        return show(names)
+
+    monkeypatch.setattr(engine, "publish_members", show_late)
+    player = PortSpec("br0", "player", "pcap", {"read": str(tmp_path / "in.pcap"), "rate": 1000})
+    assert add_ports(engine, [player, PortSpec("br0", "late", "dummy", {"keep": True})]) == ["", ""]
+    wait_until(lambda: counters(engine, "player")["rx_packets"] == len(frames), "all frames")
+    assert sent(engine, "late") == frames
+    assert drops(engine, "player") == {}
 
 
 class TestPortsUnderTraffic:
