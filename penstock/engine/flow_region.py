@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,6 +64,8 @@ from penstock.memory.arena import map_at, unmap_at
 
 ALIGN = 4096
 _SUMS = struct.Struct("=3q")
+# Programs are made by the hundred thousand, for which records are too slow. The last field is padding.
+_PROGRAM = struct.Struct(f"={len(PROGRAM.names or ()) - 1}q")
 
 
 class RegionError(Exception):
@@ -182,16 +185,18 @@ class FlowRegion:
 
     def program(self, operations: Sequence[int], source: bytes) -> int:
         """The program with these operations (without END) and source, made when there is none yet."""
-        key = (np.array([*operations, END], dtype=np.int64).tobytes(), source)
-        address = self._programs.get(hash(key))
+        words = array("q", operations)
+        words.append(END)
+        key = (words.tobytes(), source)
+        number = hash(key)
+        address = self._programs.get(number)
         if address is None or self._program_key(address) != key:
-            address = self.allocate(PROGRAM_OPERATIONS + len(key[0]) + len(source))
-            row = records(PROGRAM, address)[0]
-            row["operations"], row["source_bytes"] = len(key[0]), len(source)
-            row["kind"], row["port"] = _kind(operations)
-            row["rewrites"] = _rewrites(operations)
-            ctypes.memmove(address + PROGRAM_OPERATIONS, key[0] + source, len(key[0]) + len(source))
-            self._programs[hash(key)] = address
+            kind, port = _kind(operations)
+            head = _PROGRAM.pack(0, len(key[0]), len(source), kind, port, _rewrites(operations))
+            data = head.ljust(PROGRAM_OPERATIONS, b"\0") + key[0] + source
+            address = self.allocate(len(data))
+            ctypes.memmove(address, data, len(data))
+            self._programs[number] = address
         return address
 
     def hold(self, program: int) -> None:

@@ -61,14 +61,15 @@ class NaivePort:
             return False
         return not (self.mode == "native-untagged" and vlan == self.native)
 
-    def form(self, frame: bytes, vlan: int) -> bytes:
-        """A frame that is in a VLAN as it leaves here: in the bridge it has the VLAN's tag, or none."""
+    def form(self, frame: bytes, tagged: bool, vlan: int) -> bytes:
+        """A frame that is in a VLAN as it leaves here; ``tagged``: in the bridge it has the VLAN's tag."""
         if self.leaves_tagged(vlan):
-            return with_vlan(frame, vlan)
-        tag = tag_of(frame)
-        if not tag or not self.priority_tags or not tag[2] & 0xE0:
-            return without_tag(frame)
-        return frame[:14] + bytes((tag[2] & 0xF0, 0)) + frame[16:]
+            return frame if tagged or vlan == 0 else with_vlan(frame, vlan)
+        if not tagged:
+            return frame
+        if self.priority_tags and frame[14] & 0xE0:
+            return frame[:14] + bytes((frame[14] & 0xF0, 0)) + frame[16:]
+        return without_tag(frame)
 
 
 def tag_of(frame: bytes) -> bytes | None:
@@ -135,12 +136,14 @@ class NaiveSwitch:
                 return "vlan_not_member"
             vlan = port.native
             frame = frame[:12] + SERVICE[port.qinq_ethtype] + vlan.to_bytes(2, "big") + frame[12:]
+            tagged = True
         else:
             if port.mode == "access" and vlan_in(tag) != 0:
                 return "vlan_tagged_on_access"
             vlan = vlan_in(tag) or port.native
             if not port.carries(vlan):
                 return "vlan_not_member"
+            tagged = tag is not None and (vlan != 0 or bool(tag[2] & 0xE0))
             frame = with_vlan(frame, vlan) if tag else frame
         known = None
         if vlan not in self.flood_vlans:
@@ -153,10 +156,10 @@ class NaiveSwitch:
         if known is not None:
             outputs = [self.ports[known]]
         else:
-            customer = vlan_in(tag_of(without_tag(frame))) if tag_of(frame) else 0
+            customer = vlan_in(tag_of(without_tag(frame))) if tagged else 0
             outputs = [each for each in self._others(port, vlan) if each.carries_customer(customer)]
         for other in outputs:
-            self._send(other, other.form(frame, vlan))
+            self._send(other, other.form(frame, tagged, vlan))
         return None if outputs else "no_destination"
 
     def _others(self, port: NaivePort, vlan: int) -> list[NaivePort]:
