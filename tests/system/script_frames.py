@@ -34,7 +34,8 @@ MARKER_TYPE = 0x88B6  # for local experiments (IEEE 802)
 MARKER = re.compile(rb"\xff{6}.{6}" + MARKER_TYPE.to_bytes(2, "big") + rb"(\d+)\0", re.DOTALL)
 IPV4, UDP_PROTOCOL = b"\x08\x00", 17
 TUNNEL_PORTS = {port.to_bytes(2, "big") for port in (4789, 6081)}
-# For scripts with a tunnel: addresses of the bridge that its packets leave by, and of the far end.
+# For scripts with a tunnel whose far end is behind p4: addresses of the bridge that its packets leave by and of the
+# far end, and the tunnel's key.
 NEAR_MAC, FAR_MAC = "06:00:00:00:00:aa", "06:00:00:00:00:bb"
 NEAR, FAR, KEY = "10.1.0.1", "10.1.0.2", 7
 
@@ -145,7 +146,9 @@ def _packets(port: str) -> Iterator[tuple[str, Packet]]:
     solicit = ICMPv6ND_NS(tgt=f"fd00::{peer}") / ICMPv6NDOptSrcLLAddr(lladdr=mac(port))
     yield "neighbour solicitation", ether(f"33:33:ff:00:00:0{peer}") / IPv6(src=ip6.src, dst="ff02::1:ff00:2") / solicit
     inner = ether("02:00:00:00:00:99") / ip / udp
-    outer = Ether(src=FAR_MAC, dst=NEAR_MAC) / IP(src=FAR, dst=NEAR, id=0, flags="DF")
+    outer = Ether(src=FAR_MAC if port == "p4" else f"06:00:00:00:01:0{here}", dst=NEAR_MAC) / IP(
+        src=FAR, dst=NEAR, id=0, flags="DF"
+    )
     yield "from gre", outer / GRE(proto=0x6558, key_present=1, key=KEY) / inner
     yield "from gre without key", outer / GRE(proto=0x6558) / inner
     yield "from vxlan", outer / UDP(sport=50000, dport=4789, chksum=0) / VXLAN(vni=KEY, flags=8) / inner

@@ -5,7 +5,8 @@ Before each script there is a bridge br0 with the ports p1 to p4, numbered 1 to 
 frames of `script_frames.py` are sent into each port in turn. Comments of a script may ask for more:
 `# warm up: 1` (all ports send before, so that what is compared meets what was learned), `# pause: 0.2` (seconds after
 each port's frames), `# differs (FRAME, ...): WHY` (what is known to differ: frames, or `flows` as ovs-ofctl shows them;
-all else must be the same, and this must differ).
+all else must be the same, and this must differ), `# may differ (FRAME, ...): WHY` (Open vSwitch does not always the
+same).
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def asked(script: Path, name: str) -> float:
     return float(found.group(1)) if found else 0
 
 
-def known(script: Path) -> set[str]:
-    """What is said to differ."""
-    found = re.findall(r"^# differs \(([^)]*)\): ", script.read_text(), re.MULTILINE)
+def known(script: Path, how: str) -> set[str]:
+    """What is said to differ, or that it may."""
+    found = re.findall(rf"^# {how} \(([^)]*)\): ", script.read_text(), re.MULTILINE)
     return {name for some in found for name in some.split(", ")}
 
 
@@ -57,9 +58,10 @@ def test_frames_come_out_as_of_open_vswitch(sites: Sites, script: Path) -> None:
     warm_up, pause = int(asked(script, "warm up")), asked(script, "pause")
     here, there = (site.run(script, warm_up, pause) for site in sites)
     told = list(differences(here, there))
-    new = [text for name, text in told if name not in known(script)]
+    strict = known(script, "differs")
+    new = [text for name, text in told if name not in strict | known(script, "may differ")]
     assert not new, f"{len(new)} differences under {script.name}:\n" + "\n".join([script.read_text(), *new[:MOST]])
-    gone = known(script) - {name for name, _ in told}
+    gone = strict - {name for name, _ in told}
     assert not gone, f"{script.name} says that these differ, and they do not: {', '.join(sorted(gone))}"
 
 
