@@ -29,6 +29,13 @@ class EngineSettings:
     huge_pages: Annotated[
         bool, Doc("Use huge pages for the shared memory where the machine has them (plain pages where not).")
     ] = True
+    spare: Annotated[
+        bool,
+        Doc(
+            "Have a second engine process wait, which takes over from one that is killed within tenths of a second, "
+            "and takes 150 MB of memory; without it another one is started then."
+        ),
+    ] = True
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "cpus": list(self.cpus)}

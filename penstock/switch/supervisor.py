@@ -111,8 +111,11 @@ class Child:
 class Supervisor:
     """Runs one switch; `engine` and `control` are the commands that start its two processes."""
 
-    def __init__(self, rundir: Path, config: Path, engine: Sequence[str], control: Sequence[str]) -> None:
+    def __init__(
+        self, rundir: Path, config: Path, engine: Sequence[str], control: Sequence[str], *, has_spare: bool = True
+    ) -> None:
         self.rundir = rundir
+        self.has_spare = has_spare
         self.status = SupervisorStatus(pid=os.getpid(), started=time.time(), config=str(config))
         self.engine = Child("engine", engine, self.status.engine)
         self.spare = Child("engine", engine, ChildStatus())
@@ -275,7 +278,7 @@ class Supervisor:
                         f"the {child.name} is back {now - status.last_exit_at:.1f} s after it {status.last_exit}"
                     )
         self.status.write(self.rundir)
-        if self.spare.process is None:
+        if self.has_spare and self.spare.process is None:
             self._start_spare()
         if self.announced:
             for text in recovered:

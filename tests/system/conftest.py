@@ -14,6 +14,7 @@ ALONE = {
     "test_demo", "test_migration", "test_ovsdb_load", "test_restarts", "test_testpmd", "test_traffic",
     "test_vhost_restarts", "test_virtio_user", "test_vm",
 }  # fmt: skip
+WITH_SPARE = {"test_restarts", "test_vhost_restarts", "test_vm", "soak_vm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A laboratory for one test."""
-    with Lab(tmp_path) as opened:
+    with Lab(tmp_path, spare=request.path.stem in WITH_SPARE) as opened:
         yield opened

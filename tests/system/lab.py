@@ -18,10 +18,12 @@ from penstock.demo.launch import RunningSwitch
 
 
 class Lab:
-    """A switch to be started and hosts around it; use as a context manager."""
+    """A switch to be started and hosts around it; use as a context manager. ``spare``: with a spare engine, which no
+    test needs that kills none, and which takes a second of a CPU.
+    """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, spare: bool = False) -> None:
+        self.directory, self.spare = directory, spare
         self.site = Host("switch")
         self.hosts: dict[str, Host] = {}
         self.running: RunningSwitch | None = None
@@ -69,7 +71,8 @@ class Lab:
         return host
 
     def start(self, config: str, *options: str) -> RunningSwitch:
-        self.running = RunningSwitch(self.site, self.directory, config, *options)
+        spare = () if self.spare else ("--no-spare",)
+        self.running = RunningSwitch(self.site, self.directory, config, *options, *spare)
         self.running.start()
         return self.running
 

@@ -93,7 +93,7 @@ def card(lab: Lab, name: str, features: str = "", queues: int = 1, server: bool 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     need_kernel()
-    with Lab(tmp_path_factory.mktemp("vm")) as lab:
+    with Lab(tmp_path_factory.mktemp("vm"), spare=True) as lab:
         lab.start(CONFIG.format(directory=lab.directory))
         lab.plug("host1", f"{HOST[0]}/24", f"{HOST[1]}/64")
         yield lab

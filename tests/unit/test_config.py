@@ -121,7 +121,7 @@ CASES = {
     ),
     "unknown engine key": (
         "[engine]\nworker = 1",
-        "engine.worker: unknown key 'worker'; did you mean workers? (known: workers, cpus, poll, huge_pages)",
+        "engine.worker: unknown key 'worker'; did you mean workers? (known: workers, cpus, poll, huge_pages, spare)",
     ),
     "unknown bridge key": (
         "[bridge.br0]\nmac_aging = 5",
