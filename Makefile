@@ -40,7 +40,7 @@ packages:
 
 test: packages controllers lint ## every test and the linters, Debian packages that tests need included
 	$(PY) -m pytest $(SIDE_BY_SIDE) --dist loadscope tests/unit tests/kernel tests/engine
-	$(PY) -m pytest -n 2 --dist loadfile -m "not alone" tests/system
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/system
 	$(PY) -m pytest -m alone tests/system
 
 lint: setup ## ruff and mypy

@@ -17,7 +17,16 @@ ALONE = {
 WITH_SPARE = {"test_restarts", "test_vhost_restarts", "test_vm", "soak_vm"}
 
 
+# What takes longest, in that order: it begins first, so that tests side by side end together.
+LONG = (
+    "test_controllers", "test_scripts_beside_ovs", "test_vxlan", "test_ovsdb", "test_ovs_service", "test_reload",
+    "test_port_kinds", "test_openflow", "test_appctl",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.root)
