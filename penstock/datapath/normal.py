@@ -109,6 +109,7 @@ def flood(worker, number, packet, vid):
     tagged = 0
     untagged = 0
     own_form = UNTAGGED
+    customer = customer_vid(packet)
     if packet_at(packet).tagged != 0:
         tagged = packet
         own_form = vid if vid != 0 else AS_IT_IS
@@ -123,7 +124,7 @@ def flood(worker, number, packet, vid):
         config = port.config
         if port.state != PORT_UP or port.of_config & barred != 0 or is_member(config, vid) == 0:
             continue
-        if is_customer(config, customer_vid(packet)) == 0:
+        if is_customer(config, customer) == 0:
             continue
         form = form_of(config, vid)
         if form == AS_IT_IS:

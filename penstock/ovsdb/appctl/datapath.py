@@ -126,7 +126,9 @@ async def set_admin_state(switch: Switch, words: Sequence[str]) -> str:
         raise CommandError("Unknown Dummy Interface")
     for name in names or [name for name, spec in specs.items() if spec.kind == "dummy"]:
         host = switch.bridge(specs[name].bridge)
-        port = next(port for port in host.ports.values() if port.name == name)
+        port = next((port for port in host.ports.values() if port.name == name), None)
+        if port is None:
+            raise CommandError(f"{name} is not there: its interface's error says why")
         down = PORT_DOWN if state == "down" else 0
         await host.set_port_config(port, port.config & ~PORT_DOWN | down)
     return "OK"
