@@ -49,7 +49,7 @@ class Detail:
 
 
 class Devices:
-    """Asks the kernel about devices, again whenever one has changed as far as its port tells."""
+    """Asks the kernel about devices, again when one has changed as far as its port tells, and after ``forget``."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -57,6 +57,10 @@ class Devices:
 
     def close(self) -> None:
         self._socket.close()
+
+    def forget(self) -> None:
+        """Have the kernel be asked about every device again: a link's speed may change by itself."""
+        self._known = {}
 
     def details(
         self,

@@ -122,6 +122,7 @@ class Follower:
         ids = {name: host.datapath_id for name, host in agent.hosts.items()}
         errors = self._source.wanted.interface_errors | failures
         if states.keys() != self._asked_of or time.monotonic() - self._all_told >= TELL_ALL_SECONDS:
+            self._devices.forget()
             await self._ask_of_others(states)
         details = self._devices.details(states, self._drivers, self._tunnels)
         connections = {name: host.describe_connections() for name, host in agent.hosts.items()}

@@ -6,7 +6,7 @@ frames of `script_frames.py` are sent into each port in turn. Comments of a scri
 `# warm up: 1` (all ports send before, so that what is compared meets what was learned), `# pause: 0.2` (seconds after
 each port's frames), `# differs (FRAME, ...): WHY` (what is known to differ: frames, or `flows` as ovs-ofctl shows them;
 all else must be the same, and this must differ), `# may differ (FRAME, ...): WHY` (Open vSwitch does not always the
-same).
+same). A script's environment has $IN, which runs a command in the switch's host, and $APPCTL, ovs-appctl on the switch.
 """
 
 from __future__ import annotations
